@@ -1,0 +1,108 @@
+//! The layouts that the XDP program and user space share: map keys, map sizes and counter indices.
+//!
+//! `no_std` and free of dependencies, so that the same source is compiled for `bpfel-unknown-none` and for the host.
+#![no_std]
+#![forbid(unsafe_code)]
+
+/// Name of the map of owned flows, `BPF_MAP_TYPE_HASH` of [`FlowKey`] to `u32` (the value is not used).
+pub const MAP_FLOWS: &str = "FLOWS";
+/// Name of the XSKMAP, indexed by the receive queue of the interface that the program is attached to.
+pub const MAP_XSKS: &str = "XSKS";
+/// Name of the counters, `BPF_MAP_TYPE_PERCPU_ARRAY` of `u64`, indexed by [`Counter`].
+pub const MAP_COUNTERS: &str = "COUNTERS";
+/// Name of the map of fragmented datagrams on their way, `BPF_MAP_TYPE_LRU_HASH` of [`FragmentKey`] to `u32`.
+pub const MAP_FRAGMENTS: &str = "FRAGMENTS";
+/// Name of the program inside the object.
+pub const PROGRAM: &str = "freena_xdp";
+
+/// Entries in [`MAP_FLOWS`]: every owned (protocol, local address, port).
+pub const MAX_FLOWS: u32 = 65_536;
+/// Entries in [`MAP_XSKS`]: receive queues of one interface.
+pub const MAX_QUEUES: u32 = 64;
+/// Entries in [`MAP_FRAGMENTS`].
+pub const MAX_FRAGMENTS: u32 = 4_096;
+
+/// What the framework owns: an IP protocol at a local address, and a port where the protocol has ports.
+///
+/// A wildcard bind is entered once for each local address, so that the program needs one look-up per frame and never
+/// takes a frame that the host merely forwards.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Destination address; IPv4 as an IPv4-mapped IPv6 address (`::ffff:a.b.c.d`).
+    pub addr: [u8; 16],
+    /// Destination port in network byte order; 0 where the whole protocol number is owned.
+    pub port: [u8; 2],
+    /// IP protocol number, after IPv6 extension headers.
+    pub protocol: u8,
+    /// Always 0.
+    pub pad: u8,
+}
+
+/// Identifies the fragments of one datagram (RFC 791 section 3.2, RFC 8200 section 4.5).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FragmentKey {
+    /// Source address, IPv4-mapped for IPv4.
+    pub source: [u8; 16],
+    /// Destination address, IPv4-mapped for IPv4.
+    pub destination: [u8; 16],
+    /// Identification field in network byte order; IPv4's 16 bits in the first two bytes.
+    pub id: [u8; 4],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Always 0.
+    pub pad: [u8; 3],
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 20 && size_of::<FragmentKey>() == 40);
+
+/// Why a frame went where it went. One per-CPU counter each.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Redirected to an AF_XDP socket: an owned flow.
+    Redirected = 0,
+    /// Redirected: a fragment of an owned flow.
+    RedirectedFragment = 1,
+    /// Owned, but no AF_XDP socket is registered for this queue, so it went to the kernel.
+    NoSocket = 2,
+    /// To the kernel: neither IPv4 nor IPv6 (ARP, VLAN-tagged frames, ...).
+    PassNotIp = 3,
+    /// To the kernel: an IP packet that the framework does not own.
+    PassNotOwned = 4,
+    /// To the kernel: the headers are truncated or contradict each other.
+    PassMalformed = 5,
+    /// To the kernel: IPv6 extension headers beyond what the program follows.
+    PassTooManyHeaders = 6,
+    /// To the kernel: a fragment whose first fragment was not seen or is not owned.
+    PassFragment = 7,
+}
+
+impl Counter {
+    /// All counters in the order of their indices.
+    pub const ALL: [Counter; 8] = [
+        Counter::Redirected,
+        Counter::RedirectedFragment,
+        Counter::NoSocket,
+        Counter::PassNotIp,
+        Counter::PassNotOwned,
+        Counter::PassMalformed,
+        Counter::PassTooManyHeaders,
+        Counter::PassFragment,
+    ];
+
+    /// The name under which `freena status` shows the counter.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Counter::Redirected => "redirected",
+            Counter::RedirectedFragment => "redirected-fragment",
+            Counter::NoSocket => "no-socket",
+            Counter::PassNotIp => "pass-not-ip",
+            Counter::PassNotOwned => "pass-not-owned",
+            Counter::PassMalformed => "pass-malformed",
+            Counter::PassTooManyHeaders => "pass-too-many-headers",
+            Counter::PassFragment => "pass-fragment",
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The traits and types at which the parts of the stack meet: links below, protocol engines above.
+//!
+//! A link moves frames, an engine is sans-IO, and only `stack/server` joins them.
+
+mod chunk;
+mod link;
+
+pub use chunk::Chunk;
+pub use link::{Burst, Frame, Gso, Link, LinkInfo, LinkStats, RxChecksum};
