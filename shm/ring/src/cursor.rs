@@ -1,0 +1,116 @@
+//! Positions in a single-producer single-consumer ring of bytes.
+//!
+//! A position counts bytes since the start and never wraps (2^64 bytes last 46 years at 100 Gb/s); its place in the
+//! ring is the position modulo the size, a power of two. `head <= tail <= head + size` always holds between honest
+//! sides.
+//!
+//! | word | written by | ordering | read by | ordering |
+//! |---|---|---|---|---|
+//! | `tail` | producer | Release: the bytes before it are written | consumer | Acquire |
+//! | `head` | consumer | Release: the bytes before it are read | producer | Acquire |
+//!
+//! Each side keeps its own position privately and the other's as last seen, so that a word is loaded from the other
+//! side's cache only when the private copy says "full" or "empty".
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// Why a position that the other side published cannot be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Corrupt {
+    /// The tail is behind the head, or more than a ring ahead of it.
+    Tail {
+        /// Own head.
+        head: u64,
+        /// Tail that was read.
+        tail: u64,
+    },
+    /// A position is not a multiple of the record alignment.
+    Misaligned {
+        /// Position that was read.
+        position: u64,
+    },
+    /// A record's length points beyond the published bytes, the end of the ring, or the largest payload.
+    Length {
+        /// Position of the record.
+        position: u64,
+        /// Length that was read.
+        len: u32,
+    },
+}
+
+impl core::fmt::Display for Corrupt {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Corrupt::Tail { head, tail } => write!(f, "tail {tail} is impossible with head {head}"),
+            Corrupt::Misaligned { position } => write!(f, "position {position} is not a multiple of 64"),
+            Corrupt::Length { position, len } => write!(f, "record at {position} has an impossible length of {len}"),
+        }
+    }
+}
+
+impl std::error::Error for Corrupt {}
+
+/// The producer's private state.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProducerCursor {
+    /// End of what has been written, published or not.
+    pub tail: u64,
+    /// The consumer's head as last seen.
+    pub cached_head: u64,
+}
+
+impl ProducerCursor {
+    /// Free bytes, as far as the cached head tells; looks at the shared word only if fewer than `need` seem free.
+    pub fn free(&mut self, head: &AtomicU64, size: u64, need: u64) -> u64 {
+        let free = size.saturating_sub(self.tail.wrapping_sub(self.cached_head));
+        if free >= need {
+            return free;
+        }
+        let seen = head.load(Ordering::Acquire);
+        // A head beyond the tail, or one that goes back, is a lie; believing it would let this side overwrite what the
+        // other has not read, which harms only the liar. It is ignored all the same, so that arithmetic stays simple.
+        if self.tail.wrapping_sub(seen) <= size {
+            self.cached_head = seen;
+        }
+        size.saturating_sub(self.tail.wrapping_sub(self.cached_head))
+    }
+
+    /// Publishes what has been written.
+    pub fn publish(&self, tail: &AtomicU64) {
+        tail.store(self.tail, Ordering::Release);
+    }
+}
+
+/// The consumer's private state.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConsumerCursor {
+    /// Start of what has not been read.
+    pub head: u64,
+    /// The producer's tail as last seen.
+    pub cached_tail: u64,
+}
+
+impl ConsumerCursor {
+    /// Bytes that may be read; looks at the shared word only if the private copy says there are none.
+    ///
+    /// # Errors
+    /// The published tail cannot be right.
+    pub fn available(&mut self, tail: &AtomicU64, size: u64) -> Result<u64, Corrupt> {
+        if self.cached_tail == self.head {
+            let seen = tail.load(Ordering::Acquire);
+            if seen.wrapping_sub(self.head) > size {
+                return Err(Corrupt::Tail { head: self.head, tail: seen });
+            }
+            if !seen.is_multiple_of(freena_shm_abi::record::ALIGN as u64) {
+                return Err(Corrupt::Misaligned { position: seen });
+            }
+            self.cached_tail = seen;
+        }
+        Ok(self.cached_tail.wrapping_sub(self.head))
+    }
+
+    /// Gives back what has been read.
+    pub fn release(&self, head: &AtomicU64) {
+        head.store(self.head, Ordering::Release);
+    }
+}

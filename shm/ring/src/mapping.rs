@@ -1,0 +1,217 @@
+//! The sealed memfd behind a socket, and where its parts lie.
+
+use crate::ring::Channel;
+use freena_shm_abi::socket::{self, MAX_RING, MAX_RX_RINGS, MIN_RING, SocketPage};
+use freena_shm_abi::{ABI_VERSION, MAGIC};
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::{io, ptr};
+
+/// Sizes of a socket's rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Bytes of the transmit ring.
+    pub tx: u32,
+    /// Bytes of each receive ring.
+    pub rx: u32,
+    /// Receive rings.
+    pub rx_rings: u32,
+}
+
+impl Sizes {
+    /// The nearest sizes that are allowed: powers of two between [`MIN_RING`] and [`MAX_RING`].
+    pub fn clamp(tx: u32, rx: u32, rx_rings: u32) -> Self {
+        let fit = |n: u32| n.clamp(MIN_RING, MAX_RING).next_power_of_two();
+        Sizes { tx: fit(tx), rx: fit(rx), rx_rings: rx_rings.clamp(1, MAX_RX_RINGS as u32) }
+    }
+
+    fn are_valid(&self) -> bool {
+        let valid = |n: u32| n.is_power_of_two() && (MIN_RING..=MAX_RING).contains(&n);
+        valid(self.tx) && valid(self.rx) && (1..=MAX_RX_RINGS as u32).contains(&self.rx_rings)
+    }
+
+    fn total(&self) -> usize {
+        socket::total_size(self.tx, self.rx, self.rx_rings)
+    }
+}
+
+/// A socket's shared memory, mapped. Unmapped on drop.
+#[derive(Debug)]
+pub struct SocketMapping {
+    base: *mut u8,
+    sizes: Sizes,
+}
+
+// SAFETY: the mapping is plain shared memory without thread affinity; what is in it is reached through atomics and
+// through channels, whose constructor states who may use them.
+unsafe impl Send for SocketMapping {}
+// SAFETY: as above.
+unsafe impl Sync for SocketMapping {}
+
+impl SocketMapping {
+    /// Server: makes the memory of a new socket and maps it.
+    ///
+    /// The memfd is sealed with `F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL` (man 2 memfd_create), so that no holder can make
+    /// another one fault.
+    ///
+    /// # Errors
+    /// Those of memfd_create(2), ftruncate(2), fcntl(2) and mmap(2): no memory or no descriptors.
+    pub fn create(sizes: Sizes, socket_id: u64) -> io::Result<(Self, OwnedFd)> {
+        let fd = sealed_memfd(c"freena-socket", sizes.total(), 0)?;
+        let mapping = Self::map(fd.as_raw_fd(), sizes)?;
+        let geometry = &mapping.page().geometry.0;
+        geometry.magic.store(MAGIC, Ordering::Relaxed);
+        geometry.version.store(ABI_VERSION, Ordering::Relaxed);
+        geometry.rx_rings.store(sizes.rx_rings, Ordering::Relaxed);
+        geometry.tx_size.store(sizes.tx, Ordering::Relaxed);
+        geometry.rx_size.store(sizes.rx, Ordering::Relaxed);
+        geometry.socket_id.store(socket_id, Ordering::Relaxed);
+        // Nobody looks at the new socket's ring until it has been kicked.
+        mapping.page().tx_kick.0.store(1, Ordering::Release);
+        Ok((mapping, fd))
+    }
+
+    /// Program: maps the memory that the server handed out. Allocates nothing.
+    ///
+    /// # Errors
+    /// `EPROTO` if it is not what this version expects, and those of mmap(2).
+    pub fn open(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        let head = Self::map_raw(fd.as_raw_fd(), socket::PAGE)?;
+        // SAFETY: a whole page has just been mapped there; a `SocketPage` is valid whatever its bytes.
+        let geometry = unsafe { &(*head.cast::<SocketPage>()).geometry.0 };
+        let valid = geometry.magic.load(Ordering::Relaxed) == MAGIC
+            && geometry.version.load(Ordering::Relaxed) == ABI_VERSION;
+        let sizes = Sizes {
+            tx: geometry.tx_size.load(Ordering::Relaxed),
+            rx: geometry.rx_size.load(Ordering::Relaxed),
+            rx_rings: geometry.rx_rings.load(Ordering::Relaxed),
+        };
+        // SAFETY: mapped above with this length and not used any more.
+        unsafe { libc::munmap(head.cast(), socket::PAGE) };
+        if !valid || !sizes.are_valid() {
+            return Err(io::Error::from_raw_os_error(libc::EPROTO));
+        }
+        Self::map(fd.as_raw_fd(), sizes)
+    }
+
+    fn map(fd: i32, sizes: Sizes) -> io::Result<Self> {
+        Ok(SocketMapping { base: Self::map_raw(fd, sizes.total())?, sizes })
+    }
+
+    fn map_raw(fd: i32, len: usize) -> io::Result<*mut u8> {
+        map_shared(fd, len, libc::PROT_READ | libc::PROT_WRITE)
+    }
+
+    /// The page of cursors and flags.
+    pub fn page(&self) -> &SocketPage {
+        // SAFETY: the mapping is page-aligned, at least a page long, and lives as long as `self`; every field of a
+        // `SocketPage` is atomic, so that other processes may write while the reference exists.
+        unsafe { &*self.base.cast::<SocketPage>() }
+    }
+
+    /// Sizes of the rings.
+    pub fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// Server's name for the socket.
+    pub fn socket_id(&self) -> u64 {
+        self.page().geometry.0.socket_id.load(Ordering::Relaxed)
+    }
+
+    /// The ring from the program to the server. Each side makes only its own end of it, under its own lock or thread.
+    pub fn tx(&self) -> Channel<'_> {
+        let page = self.page();
+        // SAFETY: the region is mapped for the life of `self`, cannot shrink, is page-aligned, and its size was checked
+        // to be a power of two of at least 256 KiB. The program's producer is guarded by `AppArea::tx_lock`, the
+        // server's consumer by belonging to one worker thread.
+        unsafe {
+            Channel::new(
+                self.base.add(socket::TX_OFFSET),
+                u64::from(self.sizes.tx),
+                &page.tx_tail.0,
+                &page.tx_head.0,
+            )
+        }
+    }
+
+    /// The ring from worker `index` to the program.
+    ///
+    /// # Panics
+    /// If there is no such ring.
+    pub fn rx(&self, index: usize) -> Channel<'_> {
+        assert!(index < self.sizes.rx_rings as usize);
+        let page = self.page();
+        let offset = socket::rx_offset(self.sizes.tx, self.sizes.rx, index);
+        // SAFETY: as for `tx`; the assertion keeps the region within the mapping. The server's producer belongs to
+        // worker `index`, the program's consumer is guarded by `AppArea::rx_lock`.
+        unsafe {
+            Channel::new(
+                self.base.add(offset),
+                u64::from(self.sizes.rx),
+                &page.rx[index].tail.0,
+                &page.rx[index].head.0,
+            )
+        }
+    }
+}
+
+impl Drop for SocketMapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this length; channels borrow `self` and are gone.
+        unsafe { libc::munmap(self.base.cast(), self.sizes.total()) };
+    }
+}
+
+/// Makes a memfd of `len` zero bytes, sealed against resizing and further seals; `more` are seals to add to these.
+///
+/// # Errors
+/// Those of memfd_create(2), ftruncate(2) and fcntl(2).
+pub fn sealed_memfd(name: &CStr, len: usize, more: i32) -> io::Result<OwnedFd> {
+    let fd = memfd(name, len)?;
+    seal(&fd, more)?;
+    Ok(fd)
+}
+
+/// Makes a memfd of `len` zero bytes that can still be sealed.
+///
+/// # Errors
+/// Those of memfd_create(2) and ftruncate(2).
+pub fn memfd(name: &CStr, len: usize) -> io::Result<OwnedFd> {
+    // SAFETY: `name` is a NUL-terminated string.
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: memfd_create has just returned this descriptor, nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: plain system call on an owned descriptor.
+    if unsafe { libc::ftruncate(fd.as_raw_fd(), len as libc::off_t) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(fd)
+}
+
+/// Seals against shrinking, growing and further seals, and with `more`.
+///
+/// # Errors
+/// Those of fcntl(2).
+pub fn seal(fd: &OwnedFd, more: i32) -> io::Result<()> {
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL | more;
+    // SAFETY: plain system call on an owned descriptor.
+    if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Maps `len` bytes of `fd`, shared.
+///
+/// # Errors
+/// Those of mmap(2).
+pub fn map_shared(fd: i32, len: usize, protection: i32) -> io::Result<*mut u8> {
+    // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+    let base = unsafe { libc::mmap(ptr::null_mut(), len, protection, libc::MAP_SHARED, fd, 0) };
+    if base == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(base.cast()) }
+}
