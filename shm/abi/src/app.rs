@@ -2,6 +2,7 @@
 //!
 //! The server neither reads nor writes it: whatever a program does here, it does to itself.
 
+use crate::socket::MAX_RX_RINGS;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 /// State shared by all holders of the socket.
@@ -14,7 +15,7 @@ pub struct AppArea {
     pub rx_lock: AtomicU32,
     /// The transmit ring's head as last seen.
     pub tx_cached_head: AtomicU64,
-    /// `O_NONBLOCK` of the open file description, and other bits of the interface layer.
+    /// Bits of [`status`].
     pub status: AtomicU32,
     /// 1 once the socket has been given to an epoll instance: the readiness token must then be exact at every moment.
     pub polled: AtomicU32,
@@ -22,22 +23,83 @@ pub struct AppArea {
     pub rx_waiters: AtomicU32,
     /// Receive ring to look at first.
     pub rx_next: AtomicU32,
-    /// Bits: ancillary data asked for, and options that shape what is sent.
+    /// Bits of [`options`].
     pub options: AtomicU32,
     /// `UDP_SEGMENT`.
     pub segment: AtomicU32,
-    /// `IP_TTL`/`IPV6_UNICAST_HOPS` in bits 0-7, `IP_TOS`/`IPV6_TCLASS` in bits 8-15, `IP_MTU_DISCOVER` in bits 16-23.
+    /// For IPv6 destinations: `IPV6_UNICAST_HOPS` in bits 0-7, `IPV6_TCLASS` in bits 8-15, `IPV6_MTU_DISCOVER` in bits
+    /// 16-23.
     pub header_fields: AtomicU32,
     /// `SHUT_RD` bit 0, `SHUT_WR` bit 1.
     pub shutdown: AtomicU32,
     /// Sequence lock over `local` and `peer`: odd while they change.
     pub names_seq: AtomicU32,
-    /// Reserved.
-    pub pad: AtomicU32,
+    /// For IPv4 destinations: `IP_TTL`, `IP_TOS`, `IP_MTU_DISCOVER`, placed as in `header_fields`.
+    pub header_fields_v4: AtomicU32,
     /// Own address as three words of [`crate::Endpoint`].
     pub local: [AtomicU64; 3],
     /// Peer's address as three words of [`crate::Endpoint`]; all zeros when not connected.
     pub peer: [AtomicU64; 3],
+    /// For each receive ring, how much of a record with several datagrams has been taken: the record's position in the
+    /// upper 48 bits, payload bytes in the lower 16. It says nothing about a record at another position.
+    pub rx_taken: [AtomicU64; MAX_RX_RINGS],
 }
 
 const _: () = assert!(size_of::<AppArea>() <= 1664);
+
+/// Bits of [`AppArea::status`].
+pub mod status {
+    /// `O_NONBLOCK` of the open file description.
+    pub const NONBLOCK: u32 = 1 << 0;
+    /// A datagram is being put together in the kernel (`MSG_MORE`, `UDP_CORK`): sends go there until it is complete.
+    pub const CORKED: u32 = 1 << 1;
+    /// The server is gone.
+    pub const DEAD: u32 = 1 << 2;
+}
+
+/// Bits of [`AppArea::options`].
+pub mod options {
+    /// The socket is of family `AF_INET6`.
+    pub const FAMILY6: u32 = 1 << 0;
+    /// `IPV6_V6ONLY`.
+    pub const V6ONLY: u32 = 1 << 1;
+    /// `IP_PKTINFO`.
+    pub const PKTINFO: u32 = 1 << 2;
+    /// `IPV6_RECVPKTINFO`.
+    pub const PKTINFO6: u32 = 1 << 3;
+    /// `IP_RECVTTL`.
+    pub const TTL: u32 = 1 << 4;
+    /// `IPV6_RECVHOPLIMIT`.
+    pub const HOPLIMIT: u32 = 1 << 5;
+    /// `IP_RECVTOS`.
+    pub const TOS: u32 = 1 << 6;
+    /// `IPV6_RECVTCLASS`.
+    pub const TCLASS: u32 = 1 << 7;
+    /// `IP_RECVORIGDSTADDR`.
+    pub const ORIGDSTADDR: u32 = 1 << 8;
+    /// `IPV6_RECVORIGDSTADDR`.
+    pub const ORIGDSTADDR6: u32 = 1 << 9;
+    /// `SO_TIMESTAMP`.
+    pub const TIMESTAMP: u32 = 1 << 10;
+    /// `SO_TIMESTAMPNS`.
+    pub const TIMESTAMPNS: u32 = 1 << 11;
+    /// `SO_TIMESTAMPING` with software receive timestamps reported.
+    pub const TIMESTAMPING: u32 = 1 << 12;
+    /// `UDP_GRO`.
+    pub const GRO: u32 = 1 << 13;
+    /// `SO_NO_CHECK`.
+    pub const NO_CHECK: u32 = 1 << 14;
+    /// Any ancillary data at all is asked for.
+    pub const ANCILLARY: u32 = PKTINFO
+        | PKTINFO6
+        | TTL
+        | HOPLIMIT
+        | TOS
+        | TCLASS
+        | ORIGDSTADDR
+        | ORIGDSTADDR6
+        | TIMESTAMP
+        | TIMESTAMPNS
+        | TIMESTAMPING
+        | GRO;
+}
