@@ -1,1 +1,3 @@
-//! @@
+//! What the privileged tests share.
+
+pub mod netns;

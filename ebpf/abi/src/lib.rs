@@ -1,8 +1,12 @@
-//! The layouts that the XDP program and user space share: map keys, map sizes and counter indices.
+//! What the XDP program and user space share: map keys, map sizes, counter indices, and the classifier of frames.
 //!
 //! `no_std` and free of dependencies, so that the same source is compiled for `bpfel-unknown-none` and for the host.
 #![no_std]
 #![forbid(unsafe_code)]
+
+mod classify;
+
+pub use classify::{Bytes, Verdict, classify};
 
 /// Name of the map of owned flows, `BPF_MAP_TYPE_HASH` of [`FlowKey`] to `u32` (the value is not used).
 pub const MAP_FLOWS: &str = "FLOWS";
@@ -14,6 +18,9 @@ pub const MAP_COUNTERS: &str = "COUNTERS";
 pub const MAP_FRAGMENTS: &str = "FRAGMENTS";
 /// Name of the program inside the object.
 pub const PROGRAM: &str = "freena_xdp";
+/// Name of the read-only `u8` set at load time: 1 redirects the fragments of owned flows, 0 (the default) leaves every
+/// fragment to the kernel, which reassembles the datagram for the companion socket.
+pub const GLOBAL_REDIRECT_FRAGMENTS: &str = "REDIRECT_FRAGMENTS";
 
 /// Entries in [`MAP_FLOWS`]: every owned (protocol, local address, port).
 pub const MAX_FLOWS: u32 = 65_536;
@@ -49,10 +56,36 @@ pub struct FragmentKey {
     pub destination: [u8; 16],
     /// Identification field in network byte order; IPv4's 16 bits in the first two bytes.
     pub id: [u8; 4],
-    /// IP protocol number.
+    /// IP protocol number for IPv4; for IPv6 always 44, since only addresses and identification count there.
     pub protocol: u8,
     /// Always 0.
     pub pad: [u8; 3],
+}
+
+/// An IPv4 address in the form of the keys: IPv4-mapped (RFC 4291 section 2.5.5.2).
+#[inline(always)]
+pub const fn mapped(v4: [u8; 4]) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+}
+
+impl FlowKey {
+    /// The flow of `protocol` to `addr` and `port` (host byte order; 0 for a protocol without ports).
+    pub fn new(addr: core::net::IpAddr, port: u16, protocol: u8) -> Self {
+        let addr = match addr {
+            core::net::IpAddr::V4(v4) => mapped(v4.octets()),
+            core::net::IpAddr::V6(v6) => v6.octets(),
+        };
+        FlowKey { addr, port: port.to_be_bytes(), protocol, pad: 0 }
+    }
+
+    /// The key as the map holds it.
+    pub fn to_bytes(self) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        bytes[..16].copy_from_slice(&self.addr);
+        bytes[16..18].copy_from_slice(&self.port);
+        bytes[18] = self.protocol;
+        bytes
+    }
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 20 && size_of::<FragmentKey>() == 40);
@@ -69,13 +102,13 @@ pub enum Counter {
     NoSocket = 2,
     /// To the kernel: neither IPv4 nor IPv6 (ARP, VLAN-tagged frames, ...).
     PassNotIp = 3,
-    /// To the kernel: an IP packet that the framework does not own.
+    /// To the kernel: an IP packet that the framework does not own, or a frame to a group address.
     PassNotOwned = 4,
     /// To the kernel: the headers are truncated or contradict each other.
     PassMalformed = 5,
     /// To the kernel: IPv6 extension headers beyond what the program follows.
     PassTooManyHeaders = 6,
-    /// To the kernel: a fragment whose first fragment was not seen or is not owned.
+    /// To the kernel: a fragment, where they are not redirected, or one whose first fragment was not seen.
     PassFragment = 7,
 }
 
