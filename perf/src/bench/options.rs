@@ -1,0 +1,225 @@
+//! What to measure.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use crate::programs::payload;
+
+/// One line of the plot: who carries the datagrams, and by which calls the programs hand them over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Series {
+    /// Kernel UDP, one datagram a call: what an ordinary program does.
+    KernelSendto,
+    /// Kernel UDP, up to 64 datagrams a call.
+    KernelSendmmsg,
+    /// Kernel UDP, rows of datagrams segmented and joined by the kernel (`UDP_SEGMENT`, `UDP_GRO`).
+    KernelSegment,
+    /// The programs of [`Series::KernelSendto`] under `freena run`.
+    Framework,
+    /// AF_XDP with no stack above it: the limit.
+    RawAfXdp,
+}
+
+impl Series {
+    /// All, in the order in which they are shown.
+    pub const ALL: [Self; 5] =
+        [Self::KernelSendto, Self::KernelSendmmsg, Self::KernelSegment, Self::Framework, Self::RawAfXdp];
+    /// Those that the framework is compared with.
+    pub(super) const KERNEL: [Self; 3] = [Self::KernelSendto, Self::KernelSendmmsg, Self::KernelSegment];
+
+    /// The calls, as short as a table's column wants it.
+    pub(super) fn short(self) -> &'static str {
+        match self {
+            Self::KernelSendto => "sendto",
+            Self::KernelSendmmsg => "sendmmsg",
+            Self::KernelSegment => "UDP_SEGMENT",
+            Self::Framework => "framework",
+            Self::RawAfXdp => "raw AF_XDP",
+        }
+    }
+}
+
+impl fmt::Display for Series {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::KernelSendto => "UDP (kernel, sendto)",
+            Self::KernelSendmmsg => "UDP (kernel, sendmmsg)",
+            Self::KernelSegment => "UDP (kernel, UDP_SEGMENT)",
+            Self::Framework => "UDP (framework)",
+            Self::RawAfXdp => "raw AF_XDP",
+        })
+    }
+}
+
+/// How datagrams are offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Load {
+    /// A number of datagrams back to back ([`Options::burst`]), then nothing: the paper's figure 5.
+    Burst,
+    /// Back to back for a time ([`Options::seconds`]).
+    Steady,
+}
+
+/// How a ping-pong program waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wait {
+    /// In the receiving call.
+    Recv,
+    /// In `poll`.
+    Poll,
+    /// In `epoll_wait`.
+    Epoll,
+}
+
+impl Wait {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Recv, Self::Poll, Self::Epoll];
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Recv => "recv",
+            Self::Poll => "poll",
+            Self::Epoll => "epoll",
+        })
+    }
+}
+
+/// What to measure, and how long.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// Payloads, in bytes, 16 to 1472 (one Ethernet frame each). Default for throughput: 64, 128, 256, 512, 1024, 1280,
+    /// 1472.
+    pub sizes: Vec<usize>,
+    /// Series, each at most once. Default: all. Latency takes [`Series::KernelSendto`] and [`Series::Framework`].
+    pub series: Vec<Series>,
+    /// Loads, for throughput. Default: both.
+    pub loads: Vec<Load>,
+    /// Ways of waiting, for latency. Default: all.
+    pub waits: Vec<Wait>,
+    /// Length of one steady stream or ping-pong, in seconds, above 0 and at most 600. Default 2. A benchmark takes about
+    /// this times sizes, series and rounds.
+    pub seconds: f64,
+    /// Datagrams in one burst, 2 to 10,000,000. Default 10,000.
+    pub burst: u64,
+    /// Runs of each series at each size, 1 to 99; the median stands for them. Default 3.
+    pub rounds: u32,
+    /// Receive buffer that the receiving programs ask for, in bytes. Default: none asked for.
+    pub receive_buffer: Option<usize>,
+    /// Passed on to `freena-stack`, after `--iface` and `--control`. Default: nothing.
+    pub server_arguments: Vec<String>,
+    /// Where the programs are.
+    pub binaries: Binaries,
+    /// Show on standard error how far it is. Default: yes.
+    pub progress: bool,
+}
+
+impl Options {
+    /// The defaults, with the programs that stand beside this one.
+    ///
+    /// # Errors
+    /// [`Error::CurrentExe`].
+    pub fn new() -> Result<Self, Error> {
+        Ok(Self {
+            sizes: vec![64, 128, 256, 512, 1024, 1280, 1472],
+            series: Series::ALL.to_vec(),
+            loads: vec![Load::Burst, Load::Steady],
+            waits: Wait::ALL.to_vec(),
+            seconds: 2.0,
+            burst: 10_000,
+            rounds: 3,
+            receive_buffer: None,
+            server_arguments: Vec::new(),
+            binaries: Binaries::beside_this_program()?,
+            progress: true,
+        })
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let in_bounds = |option, got: String, holds, expected| match holds {
+            true => Ok(()),
+            false => Err(Error::Option { option, got, expected }),
+        };
+        for &size in &self.sizes {
+            let holds = (payload::MIN_SIZE..=1472).contains(&size);
+            in_bounds("size", size.to_string(), holds, "16 to 1472 bytes")?;
+        }
+        in_bounds("sizes", "none".into(), !self.sizes.is_empty(), "at least one")?;
+        in_bounds("series", "none".into(), !self.series.is_empty(), "at least one")?;
+        let seconds = self.seconds;
+        in_bounds("seconds", seconds.to_string(), seconds > 0.0 && seconds <= 600.0, "above 0, at most 600")?;
+        let burst = (2..=10_000_000).contains(&self.burst);
+        in_bounds("burst", self.burst.to_string(), burst, "2 to 10000000 datagrams")?;
+        in_bounds("rounds", self.rounds.to_string(), (1..=99).contains(&self.rounds), "1 to 99")
+    }
+}
+
+/// Finds the programs that a benchmark starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binaries {
+    /// Looked through in this order.
+    folders: Vec<PathBuf>,
+}
+
+impl Binaries {
+    /// Those in the folder of the running program; for a test, which cargo puts one deeper, in the folder above.
+    ///
+    /// # Errors
+    /// [`Error::CurrentExe`].
+    pub fn beside_this_program() -> Result<Self, Error> {
+        let own = std::env::current_exe().map_err(Error::CurrentExe)?;
+        let folders = own.ancestors().skip(1).take(1).chain(
+            own.ancestors().skip(2).take(1).filter(|_| own.parent().is_some_and(|own| own.ends_with("deps"))),
+        );
+        Ok(Self { folders: folders.map(PathBuf::from).collect() })
+    }
+
+    /// Those in this folder.
+    #[must_use]
+    pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
+        Self { folders: vec![folder.into()] }
+    }
+
+    /// The path of a program; or, in words, that it is not there.
+    pub(super) fn find(&self, name: &str) -> Result<PathBuf, String> {
+        let mut candidates = self.folders.iter().map(|folder| folder.join(name));
+        candidates.find(|path| path.is_file()).ok_or_else(|| {
+            let beside = self.folders.first().map_or_else(String::new, |folder| folder.display().to_string());
+            format!("{name} not found in {beside}, beside this program")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_out_of_bounds_are_named() {
+        let good = Options::new().unwrap();
+        good.check().unwrap();
+        let said = |options: Options| options.check().unwrap_err().to_string();
+        assert_eq!(
+            said(Options { sizes: vec![64, 1473], ..good.clone() }),
+            "size 1473: expected 16 to 1472 bytes"
+        );
+        assert_eq!(said(Options { sizes: vec![], ..good.clone() }), "sizes none: expected at least one");
+        let endless = Options { seconds: f64::NAN, ..good.clone() };
+        assert_eq!(said(endless), "seconds NaN: expected above 0, at most 600");
+        assert_eq!(said(Options { rounds: 0, ..good }), "rounds 0: expected 1 to 99");
+    }
+
+    #[test]
+    fn a_missing_program_is_named_with_its_folder() {
+        let binaries = Binaries::in_folder("/nonexistent");
+        let said = binaries.find("freena-stack").unwrap_err();
+        assert_eq!(said, "freena-stack not found in /nonexistent, beside this program");
+    }
+}
