@@ -175,3 +175,6 @@ fn flow<B: Bytes + ?Sized>(
     };
     Ok(FlowKey { addr, port, protocol, pad: 0 })
 }
+
+#[cfg(test)]
+mod tests;
