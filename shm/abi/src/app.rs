@@ -55,6 +55,10 @@ pub mod status {
     pub const CORKED: u32 = 1 << 1;
     /// The server is gone.
     pub const DEAD: u32 = 1 << 2;
+    /// One more token has been asked for, for another thread that waits, and nobody has woken up since.
+    pub const NOTIFIED: u32 = 1 << 3;
+    /// Such a token was asked for at some time: there may be more of them than the token's state tells.
+    pub const EXTRA: u32 = 1 << 4;
 }
 
 /// Bits of [`AppArea::options`].

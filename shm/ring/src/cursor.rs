@@ -36,6 +36,11 @@ pub enum Corrupt {
         /// Length that was read.
         len: u32,
     },
+    /// Padding that does not end where the ring ends, or follows other padding.
+    Padding {
+        /// Position of the padding.
+        position: u64,
+    },
 }
 
 impl core::fmt::Display for Corrupt {
@@ -43,7 +48,12 @@ impl core::fmt::Display for Corrupt {
         match self {
             Corrupt::Tail { head, tail } => write!(f, "tail {tail} is impossible with head {head}"),
             Corrupt::Misaligned { position } => write!(f, "position {position} is not a multiple of 64"),
-            Corrupt::Length { position, len } => write!(f, "record at {position} has an impossible length of {len}"),
+            Corrupt::Padding { position } => {
+                write!(f, "padding at {position} does not end where the ring ends")
+            }
+            Corrupt::Length { position, len } => {
+                write!(f, "record at {position} has an impossible length of {len}")
+            }
         }
     }
 }

@@ -21,5 +21,6 @@ pub fn resume(kick: &AtomicU32) {
 /// Program, after publishing: whether it is this caller who has to kick (by a message on the socket's descriptor).
 pub fn needed(kick: &AtomicU32) -> bool {
     fence(Ordering::SeqCst);
-    kick.load(Ordering::Relaxed) != 0 && kick.swap(0, Ordering::Relaxed) != 0
+    kick.load(Ordering::Relaxed) == 1
+        && kick.compare_exchange(1, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }

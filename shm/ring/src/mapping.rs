@@ -75,8 +75,13 @@ impl SocketMapping {
     /// Program: maps the memory that the server handed out. Allocates nothing.
     ///
     /// # Errors
-    /// `EPROTO` if it is not what this version expects, and those of mmap(2).
+    /// `EPROTO` if it is not what this version expects or not as long as it says, and those of fstat(2) and mmap(2).
     pub fn open(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        // Before anything is touched: a page behind the end of the file would fault.
+        let len = file_len(fd)?;
+        if len < socket::PAGE as u64 {
+            return Err(io::Error::from_raw_os_error(libc::EPROTO));
+        }
         let head = Self::map_raw(fd.as_raw_fd(), socket::PAGE)?;
         // SAFETY: a whole page has just been mapped there; a `SocketPage` is valid whatever its bytes.
         let geometry = unsafe { &(*head.cast::<SocketPage>()).geometry.0 };
@@ -89,7 +94,7 @@ impl SocketMapping {
         };
         // SAFETY: mapped above with this length and not used any more.
         unsafe { libc::munmap(head.cast(), socket::PAGE) };
-        if !valid || !sizes.are_valid() {
+        if !valid || !sizes.are_valid() || len != sizes.total() as u64 {
             return Err(io::Error::from_raw_os_error(libc::EPROTO));
         }
         Self::map(fd.as_raw_fd(), sizes)
@@ -204,6 +209,16 @@ pub fn seal(fd: &OwnedFd, more: i32) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+fn file_len(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: all-zero bytes are a valid `stat`.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `stat` is writable for its size.
+    if unsafe { libc::fstat(fd.as_raw_fd(), &mut stat) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(stat.st_size as u64)
 }
 
 /// Maps `len` bytes of `fd`, shared.

@@ -49,15 +49,15 @@ impl<'m> Channel<'m> {
         self.head
     }
 
-    /// Address of a position.
+    /// Address of the record at a position. Rounded down to the record alignment, so that 64 bytes can be accessed there
+    /// whatever the position: cursors are loaded from memory that other holders of the socket write too.
     fn at(&self, position: u64) -> *mut u8 {
-        // SAFETY: `new` demands `size` mapped bytes; the masked offset is below `size`.
-        unsafe { self.data.add((position & (self.size - 1)) as usize) }
+        // SAFETY: `new` demands `size` mapped bytes; the masked offset is at most `size - 64`.
+        unsafe { self.data.add((position & (self.size - ALIGN as u64)) as usize) }
     }
 
     fn write_record(&self, position: u64, record: &Record) {
-        // SAFETY: positions are multiples of 64 and so is the size, so 64 bytes fit before the end of the ring; the
-        // alignment of `data` is 64 and `Record` needs 8. Nobody in this process reads there: the position is not
+        // SAFETY: `at` leaves 64 bytes before the end of the ring and is aligned to 64; `Record` needs 8. Nobody in this process reads there: the position is not
         // published yet.
         unsafe { ptr::write(self.at(position).cast::<Record>(), *record) }
     }
@@ -92,8 +92,10 @@ pub struct Slot<'m> {
 }
 
 impl<'m, 'c> Producer<'m, 'c> {
-    /// Joins channel and cursor. `cursor.tail` must be the position that was last published, or 0 on a new ring.
+    /// Joins channel and cursor. `cursor.tail` must be the position that was last published, or 0 on a new ring. It is
+    /// rounded down to the record alignment: where others can write it, a wrong one stays harmless to this process.
     pub fn new(channel: Channel<'m>, cursor: &'c mut ProducerCursor) -> Self {
+        cursor.tail &= !(ALIGN as u64 - 1);
         Producer { channel, cursor }
     }
 
@@ -123,11 +125,11 @@ impl<'m, 'c> Producer<'m, 'c> {
         if pad > 0 {
             let filler = Record { len: (pad - ALIGN as u64) as u32, flags: flags::PAD, ..Record::default() };
             self.channel.write_record(self.cursor.tail, &filler);
-            self.cursor.tail += pad;
+            self.cursor.tail = self.cursor.tail.wrapping_add(pad);
         }
         self.channel.write_record(self.cursor.tail, record);
         let data = self.channel.at(self.cursor.tail).wrapping_add(ALIGN);
-        self.cursor.tail += need;
+        self.cursor.tail = self.cursor.tail.wrapping_add(need);
         Ok(Slot { data, len, memory: PhantomData })
     }
 
@@ -188,7 +190,7 @@ pub struct Consumer<'m, 'c> {
 pub struct Message<'m> {
     /// The header. `len` has been checked against the ring.
     pub record: Record,
-    /// Position behind the record, for [`Consumer::release_to`].
+    /// Position behind the record, for [`Consumer::rewind`].
     pub end: u64,
     data: *const u8,
     memory: PhantomData<&'m [u8]>,
@@ -226,40 +228,59 @@ impl<'m> Message<'m> {
 }
 
 impl<'m, 'c> Consumer<'m, 'c> {
-    /// Joins channel and cursor. `cursor.head` must be the position that was last released, or 0 on a new ring.
+    /// Joins channel and cursor. `cursor.head` must be the position that was last released, or 0 on a new ring. It is
+    /// rounded down like [`Producer::new`]'s.
     pub fn new(channel: Channel<'m>, cursor: &'c mut ConsumerCursor) -> Self {
+        cursor.head &= !(ALIGN as u64 - 1);
         Consumer { channel, cursor }
     }
 
     /// The next record, or `None` when there is none. Takes it: the next call returns the one behind it. Its bytes stay
-    /// until they are released.
+    /// until they are released. Looks at two headers at most, whatever the producer publishes meanwhile.
     ///
     /// # Errors
     /// What the producer wrote cannot be right. The ring is of no use any more.
-    #[allow(clippy::should_implement_trait, reason = "it is no iterator: it can fail, and rings are not drained by for")]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "it is no iterator: it can fail, and rings are not drained by for"
+    )]
     pub fn next(&mut self) -> Result<Option<Message<'m>>, Corrupt> {
-        loop {
-            let available = self.cursor.available(self.channel.tail, self.channel.size)?;
-            if available == 0 {
-                return Ok(None);
+        let Some((mut position, mut record)) = self.peek()? else { return Ok(None) };
+        if record.flags & flags::PAD != 0 {
+            // Padding fills the ring to its end, and a record follows it: a chain of paddings would be work without end.
+            let end = position.wrapping_add(Record::footprint(record.len as usize) as u64);
+            if end & (self.channel.size - 1) != 0 {
+                return Err(Corrupt::Padding { position });
             }
-            let position = self.cursor.head;
-            let record = self.channel.read_record(position);
-            let need = Record::footprint(record.len as usize) as u64;
-            let to_end = self.channel.size - (position & (self.channel.size - 1));
-            if need > available || need > to_end {
-                return Err(Corrupt::Length { position, len: record.len });
-            }
-            self.cursor.head = position + need;
+            self.cursor.head = end;
+            let Some(behind) = self.peek()? else { return Ok(None) };
+            (position, record) = behind;
             if record.flags & flags::PAD != 0 {
-                continue;
+                return Err(Corrupt::Padding { position });
             }
-            if record.len as usize > MAX_PAYLOAD {
-                return Err(Corrupt::Length { position, len: record.len });
-            }
-            let data = self.channel.at(position).wrapping_add(ALIGN).cast_const();
-            return Ok(Some(Message { record, end: self.cursor.head, data, memory: PhantomData }));
         }
+        if record.len as usize > MAX_PAYLOAD {
+            return Err(Corrupt::Length { position, len: record.len });
+        }
+        self.cursor.head = position.wrapping_add(Record::footprint(record.len as usize) as u64);
+        let data = self.channel.at(position).wrapping_add(ALIGN).cast_const();
+        Ok(Some(Message { record, end: self.cursor.head, data, memory: PhantomData }))
+    }
+
+    /// Position and header of the record at the head, which lies within what is published and before the ring's end.
+    fn peek(&mut self) -> Result<Option<(u64, Record)>, Corrupt> {
+        let available = self.cursor.available(self.channel.tail, self.channel.size)?;
+        if available == 0 {
+            return Ok(None);
+        }
+        let position = self.cursor.head;
+        let record = self.channel.read_record(position);
+        let need = Record::footprint(record.len as usize) as u64;
+        let to_end = self.channel.size - (position & (self.channel.size - 1));
+        if need > available || need > to_end {
+            return Err(Corrupt::Length { position, len: record.len });
+        }
+        Ok(Some((position, record)))
     }
 
     /// Gives everything taken so far back to the producer.
@@ -267,8 +288,9 @@ impl<'m, 'c> Consumer<'m, 'c> {
         self.cursor.release(self.channel.head);
     }
 
-    /// Goes back to `position`: what was taken behind it is returned again by [`Consumer::next`].
+    /// Goes back to `position`: what was taken behind it is returned again by [`Consumer::next`]. `position` must be the
+    /// last one released or the [`Message::end`] of a record taken since.
     pub fn rewind(&mut self, position: u64) {
-        self.cursor.head = position;
+        self.cursor.head = position & !(ALIGN as u64 - 1);
     }
 }
