@@ -15,6 +15,11 @@ pub struct Chunk<'a> {
     memory: PhantomData<&'a u8>,
 }
 
+// SAFETY: a chunk is a shared view, as `&'a [u8]` is, and its bytes are only ever copied.
+unsafe impl Send for Chunk<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Chunk<'_> {}
+
 impl<'a> Chunk<'a> {
     /// Wraps `len` bytes at `base`.
     ///

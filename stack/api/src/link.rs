@@ -135,3 +135,25 @@ pub trait Link: Send {
     /// What it counted.
     fn stats(&self) -> LinkStats;
 }
+
+impl<L: Link + ?Sized> Link for Box<L> {
+    fn info(&self) -> LinkInfo {
+        (**self).info()
+    }
+
+    fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(Frame<'_>)) -> io::Result<usize> {
+        (**self).receive(budget, sink)
+    }
+
+    fn transmit(&mut self, bursts: &[Burst<'_>]) -> io::Result<usize> {
+        (**self).transmit(bursts)
+    }
+
+    fn wait_fd(&self) -> RawFd {
+        (**self).wait_fd()
+    }
+
+    fn stats(&self) -> LinkStats {
+        (**self).stats()
+    }
+}

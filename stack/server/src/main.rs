@@ -1,2 +1,118 @@
-//! @@
-fn main() {}
+//! `freena-stack`, the protocol server.
+//!
+//! The only crate that wires: it opens links, starts one polling thread per queue, and serves programs over the control
+//! socket. [`control`] is the slow path (who owns what), [`worker`] the fast one (datagrams).
+
+mod args;
+mod control;
+mod cores;
+mod links;
+mod mirror;
+mod socket;
+mod sys;
+mod worker;
+
+use args::Args;
+use clap::Parser;
+use control::{Control, Listener, Setup, WorkerHandle};
+use mirror::Mirror;
+use std::error::Error;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+use sys::EventFd;
+use worker::{Network, Port, Worker};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FREENA_STACK_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match serve(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("freena-stack: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: Args) -> Result<(), Box<dyn Error>> {
+    sys::raise_descriptor_limit();
+    let signal = end_signal()?;
+    let listener = Listener::bind(&args.control)?;
+    let network = Network::new(Mirror::open()?);
+    let mut interfaces = Vec::new();
+    let mut ports = Vec::new();
+    for name in &args.interfaces {
+        let (interface, more) = links::open(name, &args, &network)?;
+        interfaces.push(interface);
+        ports.extend(more);
+    }
+    let ready = ready_line(&args, &ports);
+    let (events, event_queue) = crossbeam::channel::unbounded();
+    let event_bell = Arc::new(EventFd::new()?);
+    let mut workers = Vec::new();
+    for (index, (core, ports)) in assign(&args, ports).into_iter().enumerate() {
+        let (commands, command_queue) = crossbeam::channel::unbounded();
+        let bell = Arc::new(EventFd::new()?);
+        let worker = Worker::new(worker::Setup {
+            index,
+            core,
+            ports,
+            poll: args.poll,
+            spin: Duration::from_micros(u64::from(args.spin_us)),
+            network: network.clone(),
+            commands: (command_queue, bell.clone()),
+            events: (events.clone(), event_bell.clone()),
+        })?;
+        let name = format!("{}{index}", cores::THREAD_PREFIX);
+        let thread = thread::Builder::new().name(name).spawn(move || worker.run())?;
+        workers.push(WorkerHandle { commands, bell, thread });
+    }
+    let events = (event_queue, event_bell);
+    let control = Control::new(Setup { args, listener, interfaces, network, workers, events, signal })?;
+    println!("{ready}");
+    // Fails where systemd did not start this process: nobody waits for it then.
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    control.run()?;
+    Ok(())
+}
+
+/// A descriptor that becomes readable on SIGTERM, SIGINT and SIGHUP.
+fn end_signal() -> std::io::Result<OwnedFd> {
+    let (reader, writer) = std::os::unix::net::UnixStream::pair()?;
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
+    }
+    Ok(reader.into())
+}
+
+/// Spreads the queues over threads and the threads over cores: one thread per queue, as long as there are cores (the
+/// ring layout allows 16).
+fn assign(args: &Args, ports: Vec<Port>) -> Vec<(Option<usize>, Vec<Port>)> {
+    let cores = match &args.cores {
+        Some(cores) => cores.0.clone(),
+        None => cores::least_used(),
+    };
+    let threads = ports.len().min(cores.len().max(1)).min(freena_shm_abi::socket::MAX_RX_RINGS);
+    let mut shares: Vec<(Option<usize>, Vec<Port>)> =
+        (0..threads).map(|index| (cores.get(index).copied(), Vec::new())).collect();
+    for (index, port) in ports.into_iter().enumerate() {
+        shares[index % threads].1.push(port);
+    }
+    shares
+}
+
+fn ready_line(args: &Args, ports: &[Port]) -> String {
+    let links: Vec<String> = ports
+        .iter()
+        .map(|port| {
+            let info = port.link.info();
+            format!("{} queue {}: {} in, {} out", info.interface, info.queue, info.receive, info.send)
+        })
+        .collect();
+    format!("freena-stack: ready on {} ({})", args.control.display(), links.join("; "))
+}

@@ -120,6 +120,11 @@ pub struct Neighbour {
 }
 
 impl Neighbour {
+    /// Whether it has to be confirmed because it is in use.
+    pub fn is_stale(&self) -> bool {
+        self.state == NeighbourState::Stale
+    }
+
     /// The address to send to, if there is one that may be used. A stale one may; to have it confirmed, see
     /// [`solicit`](super::Mirror::solicit).
     pub fn usable(&self) -> Option<[u8; 6]> {

@@ -1,0 +1,62 @@
+//! Which (protocol, address, port) are ours, told to the XDP programs.
+
+use crate::links::Interface;
+use freena_ebpf_abi::FlowKey;
+use freena_shm_abi::endpoint::octets_of;
+use freena_udp::Binding;
+use freena_wire::protocol;
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+/// Counts the sockets behind each key: sharers of a port have the same.
+#[derive(Default)]
+pub(super) struct Ownership {
+    counts: HashMap<FlowKey, u32>,
+}
+
+impl Ownership {
+    /// Owns `key` for one more socket.
+    pub(super) fn take(&mut self, key: FlowKey, interfaces: &[Interface]) {
+        let count = self.counts.entry(key).or_insert(0);
+        *count += 1;
+        if *count == 1 {
+            for xdp in interfaces.iter().filter_map(|interface| interface.xdp.as_ref()) {
+                if let Err(error) = xdp.own(key) {
+                    // The companion still gets the traffic: slower, not lost.
+                    tracing::warn!(?key, %error, "cannot steer a flow to the fast path");
+                }
+            }
+        }
+    }
+
+    /// Gives `key` back for one socket.
+    pub(super) fn give(&mut self, key: FlowKey, interfaces: &[Interface]) {
+        let Some(count) = self.counts.get_mut(&key) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.counts.remove(&key);
+            for xdp in interfaces.iter().filter_map(|interface| interface.xdp.as_ref()) {
+                let _ = xdp.disown(key);
+            }
+        }
+    }
+}
+
+/// The keys of a UDP socket: one for each local address that it hears.
+pub(super) fn keys(binding: &Binding, addresses: &[IpAddr]) -> Vec<FlowKey> {
+    let key = |addr: &IpAddr| FlowKey {
+        addr: octets_of(*addr),
+        port: binding.port.to_be_bytes(),
+        protocol: protocol::UDP,
+        pad: 0,
+    };
+    if !binding.local.is_unspecified() {
+        return vec![key(&binding.local)];
+    }
+    let heard = |addr: &&IpAddr| match (binding.local, addr) {
+        (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => true,
+        (IpAddr::V6(_), IpAddr::V4(_)) => binding.dual,
+        _ => false,
+    };
+    addresses.iter().filter(heard).map(key).collect()
+}

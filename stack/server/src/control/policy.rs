@@ -1,0 +1,168 @@
+//! Which sockets the server carries, and which way datagrams go: each answer with its reason in words.
+
+use super::Control;
+use crate::mirror::{Route, RouteKind};
+use crate::sys;
+use freena_udp::Binding;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+
+/// What is known of a companion.
+pub(super) struct Facts {
+    pub(super) binding: Binding,
+    pub(super) ipv6: bool,
+    pub(super) scope: u32,
+    pub(super) peer_scope: u32,
+}
+
+/// Why a descriptor is not accepted as a companion: an errno and words.
+pub(super) type Rejected = (i32, String);
+
+/// Which way, and why.
+pub(super) struct Way {
+    pub(super) fast: bool,
+    pub(super) reason: String,
+    pub(super) mtu: u32,
+    /// Bits around the destination for which the answer holds, in its own IP version.
+    pub(super) prefix_len: u8,
+}
+
+impl Control {
+    /// Reads everything from the kernel: what a program says about its socket is not asked.
+    pub(super) fn examine(&self, companion: &OwnedFd) -> Result<Facts, Rejected> {
+        let invalid = |what: &str| (libc::EINVAL, what.to_owned());
+        let socket = socket2::SockRef::from(companion);
+        let not_a_socket = |_| (libc::ENOTSOCK, "the descriptor is no socket".to_owned());
+        let domain = socket.domain().map_err(not_a_socket)?;
+        let ipv6 = match domain {
+            socket2::Domain::IPV4 => false,
+            socket2::Domain::IPV6 => true,
+            _ => return Err(invalid("the socket is neither IPv4 nor IPv6")),
+        };
+        let is_udp = socket.r#type().is_ok_and(|kind| kind == socket2::Type::DGRAM)
+            && socket.protocol().is_ok_and(|protocol| protocol == Some(socket2::Protocol::UDP));
+        if !is_udp {
+            return Err((libc::EPROTONOSUPPORT, "the socket is not a UDP socket".to_owned()));
+        }
+        if sys::netns_cookie(companion).ok() != Some(self.netns) {
+            return Err((
+                libc::EXDEV,
+                "the socket belongs to another network namespace than freena-stack".to_owned(),
+            ));
+        }
+        let local = socket.local_addr().ok().and_then(|address| address.as_socket());
+        let Some(local) = local.filter(|address| address.port() != 0) else {
+            return Err(invalid("the socket is not bound to a port"));
+        };
+        let peer = socket.peer_addr().ok().and_then(|address| address.as_socket());
+        let ifindex = self.bound_interface(companion);
+        let v6only =
+            ipv6 && sys::get_option(companion, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).unwrap_or(0) != 0;
+        let scope = |address: &std::net::SocketAddr| match address {
+            std::net::SocketAddr::V6(v6) => v6.scope_id(),
+            std::net::SocketAddr::V4(_) => 0,
+        };
+        Ok(Facts {
+            binding: Binding {
+                local: plain(local.ip()),
+                port: local.port(),
+                peer: peer.map(|peer| (plain(peer.ip()), peer.port())),
+                ifindex,
+                dual: ipv6 && !v6only,
+                share: socket.reuse_port().unwrap_or(false),
+            },
+            ipv6,
+            scope: scope(&local),
+            peer_scope: peer.as_ref().map_or(0, scope),
+        })
+    }
+
+    /// `SO_BINDTOIFINDEX` (Linux 5.1), 0 for none.
+    fn bound_interface(&self, companion: &OwnedFd) -> u32 {
+        const SO_BINDTOIFINDEX: i32 = 62;
+        sys::get_option(companion, libc::SOL_SOCKET, SO_BINDTOIFINDEX).unwrap_or(0) as u32
+    }
+
+    /// Whether the fast path is of use to a socket.
+    pub(super) fn judge(&self, facts: &Facts) -> Result<String, String> {
+        let binding = &facts.binding;
+        if binding.ifindex != 0 && !self.is_served(binding.ifindex) {
+            let name = self.interface_name(binding.ifindex);
+            return Err(format!("bound to interface {name}, which freena-stack does not serve"));
+        }
+        let local = binding.local;
+        if local.is_loopback() {
+            return Err(format!("bound to the loopback address {local}"));
+        }
+        if local.is_multicast() {
+            return Err(format!("bound to the multicast address {local}: multicast goes through the kernel"));
+        }
+        if !local.is_unspecified() {
+            let served = self.network.with(|mirror| {
+                mirror.addresses().iter().any(|a| a.address == local && self.is_served(a.ifindex))
+            });
+            if !served {
+                return Err(format!(
+                    "bound to {local}, which is no address of an interface that freena-stack serves"
+                ));
+            }
+        }
+        if let Some((peer, _)) = binding.peer {
+            let oif = [binding.ifindex, facts.peer_scope].into_iter().find(|i| *i != 0);
+            let source = (!local.is_unspecified()).then_some(local);
+            let way = self.way(peer, source, oif);
+            if !way.fast {
+                return Err(format!("connected to {peer}: {}", way.reason));
+            }
+            return Ok(way.reason);
+        }
+        Ok("bound where served interfaces can reach it".to_owned())
+    }
+
+    /// Which way datagrams to `dst` go.
+    pub(super) fn way(&self, dst: IpAddr, src: Option<IpAddr>, oif: Option<u32>) -> Way {
+        let dst = plain(dst);
+        let route = self.network.with(|mirror| mirror.route(dst, src, oif));
+        let kernel = |reason: String, prefix_len| Way { fast: false, reason, mtu: 65_535, prefix_len };
+        let exact = if dst.is_ipv4() { 32 } else { 128 };
+        let Route { kind, prefix_len_safe } = match route {
+            Ok(route) => route,
+            Err(error) => return kernel(format!("the kernel did not tell its route: {error}"), exact),
+        };
+        match kind {
+            RouteKind::Unicast(hop) if self.is_served(hop.ifindex) => Way {
+                fast: true,
+                reason: format!("the route leaves by {}", self.interface_name(hop.ifindex)),
+                mtu: hop.mtu,
+                prefix_len: prefix_len_safe,
+            },
+            RouteKind::Unicast(hop) => kernel(
+                format!(
+                    "the route leaves by {}, which freena-stack does not serve",
+                    self.interface_name(hop.ifindex)
+                ),
+                prefix_len_safe,
+            ),
+            RouteKind::Local => kernel("the destination is this host".to_owned(), prefix_len_safe),
+            RouteKind::Broadcast(_) => kernel("broadcast goes through the kernel".to_owned(), exact),
+            RouteKind::Multicast(_) => kernel("multicast goes through the kernel".to_owned(), exact),
+            RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit | RouteKind::None => {
+                kernel("there is no route: the kernel gives the error".to_owned(), prefix_len_safe)
+            }
+        }
+    }
+
+    fn interface_name(&self, ifindex: u32) -> String {
+        self.network
+            .with(|mirror| mirror.link(ifindex).map(|link| link.name.clone()))
+            .unwrap_or_else(|| format!("interface {ifindex}"))
+    }
+}
+
+/// IPv4-mapped addresses as IPv4: that is what is on the wire.
+pub(super) fn plain(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, IpAddr::V4),
+        IpAddr::V4(_) => ip,
+    }
+}

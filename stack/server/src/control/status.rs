@@ -1,0 +1,245 @@
+//! The status document.
+
+use super::client::Answer;
+use super::policy::Rejected;
+use super::requests::{os, socket_name};
+use super::{Control, WorkerHandle};
+use crate::worker::{Command, Report};
+use freena_ebpf_abi::Counter;
+use freena_shm_abi::control::Response;
+use freena_shm_ring::mapping;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+/// How long to wait for the workers' part.
+const REPORT_LIMIT: Duration = Duration::from_millis(500);
+
+#[derive(Serialize)]
+struct Status {
+    version: &'static str,
+    pid: u32,
+    control: String,
+    poll: String,
+    workers: Vec<WorkerStatus>,
+    interfaces: Vec<InterfaceStatus>,
+    sockets: Vec<SocketStatus>,
+    kernel_sockets: Vec<KernelSocket>,
+    processes: usize,
+}
+
+#[derive(Serialize)]
+struct WorkerStatus {
+    index: usize,
+    core: Option<usize>,
+    turns: u64,
+    sleeps: u64,
+    malformed_frames: u64,
+    udp: BTreeMap<&'static str, u64>,
+    links: Vec<LinkStatus>,
+}
+
+#[derive(Serialize)]
+struct LinkStatus {
+    interface: String,
+    queue: u32,
+    receive: String,
+    send: String,
+    reason: String,
+    rx_frames: u64,
+    rx_bytes: u64,
+    rx_dropped: u64,
+    tx_frames: u64,
+    tx_bytes: u64,
+    tx_dropped: u64,
+}
+
+#[derive(Serialize)]
+struct InterfaceStatus {
+    name: String,
+    index: u32,
+    xdp: Option<String>,
+    reason: String,
+    steering: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize)]
+struct SocketStatus {
+    id: u64,
+    pid: i32,
+    program: String,
+    protocol: &'static str,
+    local: String,
+    peer: Option<String>,
+    path: String,
+    reason: String,
+    worker: usize,
+    rx_datagrams: u64,
+    rx_through_kernel: u64,
+    rx_dropped: u64,
+    tx_datagrams: u64,
+    tx_through_kernel: u64,
+    tx_dropped: u64,
+    tokens: u64,
+    kicks: u64,
+    tx_ring_bytes: u32,
+    rx_ring_bytes: u32,
+}
+
+#[derive(Serialize)]
+struct KernelSocket {
+    pid: i32,
+    program: String,
+    local: String,
+    peer: Option<String>,
+    path: &'static str,
+    reason: String,
+}
+
+impl Control {
+    pub(super) fn status(&mut self) -> Result<Answer, Rejected> {
+        let document =
+            serde_json::to_vec(&self.document()).map_err(|error| (libc::EIO, error.to_string()))?;
+        let fd = mapping::memfd(c"freena-status", 0).map_err(os)?;
+        let mut file = File::from(fd);
+        file.write_all(&document).map_err(os)?;
+        Ok(Answer { response: Response::new(), fds: vec![file.into()] })
+    }
+
+    fn document(&self) -> Status {
+        let reports = self.reports();
+        // How the fast path of this server carries data, in words, for each of its sockets.
+        let path = reports
+            .iter()
+            .flatten()
+            .flat_map(|report| report.links.first())
+            .map(|(info, _)| format!("{} in, {} out", info.receive, info.send))
+            .next()
+            .unwrap_or_else(|| "unknown".to_owned());
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            control: self.args.control.display().to_string(),
+            poll: format!("{:?}", self.args.poll).to_lowercase(),
+            workers: reports.into_iter().flatten().enumerate().map(worker).collect(),
+            interfaces: self.interfaces.iter().map(interface).collect(),
+            sockets: self.sockets.iter().map(|entry| socket(entry, &path)).collect(),
+            kernel_sockets: self.kernel_sockets(),
+            processes: self.clients.values().filter(|client| client.attached).count(),
+        }
+    }
+
+    /// Asks all workers; those that do not answer in time are missing.
+    fn reports(&self) -> Vec<Option<Report>> {
+        let deadline = Instant::now() + REPORT_LIMIT;
+        let waiting: Vec<_> = self
+            .workers
+            .iter()
+            .map(|handle| {
+                let (to, from) = crossbeam::channel::bounded(1);
+                WorkerHandle::tell(handle, Command::Report(to));
+                from
+            })
+            .collect();
+        waiting.into_iter().map(|from| from.recv_deadline(deadline).ok()).collect()
+    }
+
+    fn kernel_sockets(&self) -> Vec<KernelSocket> {
+        let of_client = |client: &super::client::Client| {
+            let (pid, program) = (client.credentials.pid, client.name.clone());
+            client
+                .verdicts
+                .iter()
+                .map(move |verdict| KernelSocket {
+                    pid,
+                    program: program.clone(),
+                    local: verdict.local.clone(),
+                    peer: verdict.peer.clone(),
+                    path: "kernel",
+                    reason: verdict.reason.clone(),
+                })
+                .collect::<Vec<_>>()
+        };
+        self.clients.values().flat_map(of_client).collect()
+    }
+}
+
+fn worker((index, report): (usize, Report)) -> WorkerStatus {
+    let udp = &report.udp;
+    WorkerStatus {
+        index,
+        core: report.core,
+        turns: report.turns,
+        sleeps: report.sleeps,
+        malformed_frames: report.malformed,
+        udp: BTreeMap::from([
+            ("delivered", udp.delivered),
+            ("malformed", udp.malformed),
+            ("bad_checksum", udp.checksum),
+            ("no_socket", udp.no_socket),
+            ("partial_checksum_accepted", udp.partial_checksum),
+        ]),
+        links: report
+            .links
+            .into_iter()
+            .map(|(info, stats)| LinkStatus {
+                interface: info.interface,
+                queue: info.queue,
+                receive: info.receive,
+                send: info.send,
+                reason: info.reason,
+                rx_frames: stats.rx_frames,
+                rx_bytes: stats.rx_bytes,
+                rx_dropped: stats.rx_dropped,
+                tx_frames: stats.tx_frames,
+                tx_bytes: stats.tx_bytes,
+                tx_dropped: stats.tx_dropped,
+            })
+            .collect(),
+    }
+}
+
+fn interface(interface: &crate::links::Interface) -> InterfaceStatus {
+    let xdp = interface.xdp.as_ref();
+    let counters = xdp.and_then(|xdp| xdp.counters().ok());
+    InterfaceStatus {
+        name: interface.name.clone(),
+        index: interface.ifindex,
+        xdp: xdp.map(|xdp| format!("{:?}", xdp.mode()).to_lowercase()),
+        reason: xdp.map_or_else(String::new, |xdp| xdp.reason().to_owned()),
+        steering: counters.map_or_else(BTreeMap::new, |counters| {
+            Counter::ALL.iter().map(|c| (c.name(), counters[*c as usize])).collect()
+        }),
+    }
+}
+
+fn socket(entry: &super::sockets::Entry, path: &str) -> SocketStatus {
+    let socket = &entry.socket;
+    let stats = &socket.stats;
+    let binding = *socket.binding.lock().unwrap_or_else(PoisonError::into_inner);
+    let sizes = socket.memory.sizes();
+    SocketStatus {
+        id: socket.id,
+        pid: socket.owner.0,
+        program: socket.owner.1.clone(),
+        protocol: "udp",
+        local: socket_name(binding.local, binding.port),
+        peer: binding.peer.map(|(ip, port)| socket_name(ip, port)),
+        path: path.to_owned(),
+        reason: entry.reason.clone(),
+        worker: socket.home,
+        rx_datagrams: stats.rx_fast.get(),
+        rx_through_kernel: stats.rx_kernel.get(),
+        rx_dropped: stats.rx_dropped.get(),
+        tx_datagrams: stats.tx_fast.get(),
+        tx_through_kernel: stats.tx_kernel.get(),
+        tx_dropped: stats.tx_dropped.get(),
+        tokens: stats.tokens.get(),
+        kicks: stats.kicks.get(),
+        tx_ring_bytes: sizes.tx,
+        rx_ring_bytes: sizes.rx,
+    }
+}

@@ -1,0 +1,111 @@
+//! Opens the interfaces by the way that was asked for, or the best one that can be had.
+
+use crate::args::{Args, LinkChoice, TransmitChoice};
+use crate::worker::{Network, Port};
+use freena_link_af_xdp::{AfXdpLink, Mode, Options, Transmit, XdpInterface};
+use freena_link_middleware::Trace;
+use freena_link_raw::{Device, RawLink};
+use freena_stack_api::Link;
+use freena_wire::Mac;
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::path::Path;
+
+/// An interface that is served.
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// The XDP program on it; `None` for a raw link.
+    pub xdp: Option<XdpInterface>,
+}
+
+/// Why an interface cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// It does not exist, or has no Ethernet address.
+    #[error("interface {0}: {1}")]
+    Interface(String, io::Error),
+    /// The XDP program cannot be attached.
+    #[error(transparent)]
+    Attach(#[from] freena_link_af_xdp::AttachError),
+    /// The AF_XDP socket cannot be opened.
+    #[error(transparent)]
+    Open(#[from] freena_link_af_xdp::OpenError),
+    /// The packet socket cannot be opened.
+    #[error("packet socket on interface {0}: {1} (CAP_NET_RAW is needed)")]
+    Raw(String, io::Error),
+    /// The trace file cannot be written.
+    #[error("trace file {0}: {1}")]
+    Trace(String, io::Error),
+}
+
+/// Opens one interface: the interface, and a port for each of its queues.
+///
+/// # Errors
+/// Each variant of [`LinkError`].
+pub fn open(name: &str, args: &Args, network: &Network) -> Result<(Interface, Vec<Port>), LinkError> {
+    let fail = |error| LinkError::Interface(name.to_owned(), error);
+    let device = Device::open(name).map_err(fail)?;
+    let link = network.with(|mirror| mirror.link(device.index).cloned());
+    let link = link.ok_or_else(|| fail(io::Error::from_raw_os_error(libc::ENODEV)))?;
+    let mac = link.mac.map(Mac).ok_or_else(|| fail(io::Error::other("it has no Ethernet address")))?;
+    let mtu = link.mtu;
+    let (xdp, links) = match args.link {
+        LinkChoice::XdpNative => xdp_links(name, Mode::Native, mtu, args)?,
+        LinkChoice::XdpSkb => xdp_links(name, Mode::Skb, mtu, args)?,
+        LinkChoice::Raw => (None, vec![raw_link(name, "asked for".to_owned())?]),
+        LinkChoice::Auto => match xdp_links(name, Mode::Auto, mtu, args) {
+            Ok(links) => links,
+            Err(error) => {
+                tracing::warn!(interface = name, %error, "no AF_XDP: falling back to a packet socket");
+                (None, vec![raw_link(name, format!("no AF_XDP: {error}"))?])
+            }
+        },
+    };
+    let mut ports = Vec::new();
+    for link in links {
+        let link = match &args.trace {
+            Some(path) => traced(link, path)?,
+            None => link,
+        };
+        ports.push(Port { link, ifindex: device.index, mac });
+    }
+    Ok((Interface { name: name.to_owned(), ifindex: device.index, xdp }, ports))
+}
+
+type Links = (Option<XdpInterface>, Vec<Box<dyn Link>>);
+
+fn xdp_links(name: &str, mode: Mode, mtu: u32, args: &Args) -> Result<Links, LinkError> {
+    let interface = XdpInterface::attach(name, mode)?;
+    let transmit = match args.transmit {
+        TransmitChoice::Auto => Transmit::Auto,
+        TransmitChoice::Gso => Transmit::Gso,
+        TransmitChoice::AfXdp => Transmit::AfXdp,
+    };
+    // 256 bytes of a frame are the kernel's head room, 14 the Ethernet header.
+    let frame_size = if mtu > 2048 - 256 - 14 { 4096 } else { 2048 };
+    let mut links: Vec<Box<dyn Link>> = Vec::new();
+    for queue in 0..interface.queues() {
+        let options = Options { transmit, frame_size, ..Options::default() };
+        links.push(Box::new(AfXdpLink::open(&interface, queue, options)?));
+    }
+    Ok((Some(interface), links))
+}
+
+fn raw_link(name: &str, reason: String) -> Result<Box<dyn Link>, LinkError> {
+    let options = freena_link_raw::Options { reason, ..Default::default() };
+    let link = RawLink::open(name, options).map_err(|error| LinkError::Raw(name.to_owned(), error))?;
+    Ok(Box::new(link))
+}
+
+/// Wraps a link so that it writes what it carries. Each queue has a file of its own.
+fn traced(link: Box<dyn Link>, path: &Path) -> Result<Box<dyn Link>, LinkError> {
+    let info = link.info();
+    let mut file_name = path.as_os_str().to_owned();
+    file_name.push(format!(".{}-{}.pcapng", info.interface, info.queue));
+    let fail = |error| LinkError::Trace(file_name.to_string_lossy().into_owned(), error);
+    let file = BufWriter::new(File::create(&file_name).map_err(fail)?);
+    Ok(Box::new(Trace::new(link, file).map_err(|error| fail(io::Error::other(error.to_string())))?))
+}

@@ -1,0 +1,73 @@
+//! A socket as the threads of the server share it.
+
+use freena_shm_ring::SocketMapping;
+use freena_udp::{Binding, SocketKey};
+use std::os::fd::OwnedFd;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A socket that the server carries. Shared by the control thread and all workers.
+#[derive(Debug)]
+pub struct Socket {
+    /// Never reused.
+    pub id: u64,
+    /// Index in the tables; reused once all workers have forgotten the socket.
+    pub key: SocketKey,
+    /// Whether the companion is an `AF_INET6` socket.
+    pub ipv6: bool,
+    /// Worker that sends for it and watches its descriptors.
+    pub home: usize,
+    /// The shared memory.
+    pub memory: SocketMapping,
+    /// A descriptor of the memory, to give to a process that adopts the socket.
+    pub memory_fd: OwnedFd,
+    /// The server's end of the pair whose other end is the program's descriptor.
+    pub peer_end: OwnedFd,
+    /// The kernel socket that holds the port.
+    pub companion: OwnedFd,
+    /// Device and inode of the program's end.
+    pub identity: (u64, u64),
+    /// Process that handed it over: id and name.
+    pub owner: (i32, String),
+    /// What it is bound to.
+    pub binding: Mutex<Binding>,
+    /// Counters.
+    pub stats: SocketStats,
+}
+
+/// Counters of one socket, each written by one thread at a time.
+#[derive(Debug, Default)]
+pub struct SocketStats {
+    /// Datagrams put into a receive ring by the fast path.
+    pub rx_fast: Counter,
+    /// Datagrams that came through the companion.
+    pub rx_kernel: Counter,
+    /// Datagrams dropped because the receive ring was full.
+    pub rx_dropped: Counter,
+    /// Datagrams sent on the fast path.
+    pub tx_fast: Counter,
+    /// Datagrams sent through the companion.
+    pub tx_kernel: Counter,
+    /// Datagrams that could not be sent.
+    pub tx_dropped: Counter,
+    /// Readiness tokens sent.
+    pub tokens: Counter,
+    /// Kicks received.
+    pub kicks: Counter,
+}
+
+/// A counter that many may read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Reads.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,147 @@
+//! Where datagrams to a destination go, as a worker remembers it.
+
+use super::Port;
+use crate::mirror::{Mirror, Route, RouteKind};
+use freena_wire::Mac;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a path is believed: a neighbour in use must be confirmed now and then (RFC 4861 section 7.3.3).
+const LIFETIME: Duration = Duration::from_secs(1);
+/// How long a destination stays with the kernel before it is looked at again, should no notification come.
+const RETRY: Duration = Duration::from_millis(20);
+/// Bound of the memory for paths.
+const CAPACITY: usize = 4096;
+
+/// The kernel's routes and neighbours, shared by all threads.
+#[derive(Clone)]
+pub struct Network(Arc<Mutex<Mirror>>);
+
+impl Network {
+    /// Shares a mirror.
+    pub fn new(mirror: Mirror) -> Self {
+        Network(Arc::new(Mutex::new(mirror)))
+    }
+
+    /// Runs `look` on the mirror. Short: netlink at most.
+    pub fn with<R>(&self, look: impl FnOnce(&mut Mirror) -> R) -> R {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Which way.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Path {
+    /// By a link of this worker.
+    Fast(Fast),
+    /// By the companion.
+    Kernel,
+}
+
+/// What is needed to build frames.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fast {
+    /// Index of the link.
+    pub(super) port: usize,
+    /// Address of the interface.
+    pub(super) src_mac: Mac,
+    /// Address of the next hop.
+    pub(super) dst_mac: Mac,
+    /// Source address.
+    pub(super) src: IpAddr,
+    /// Largest IP packet.
+    pub(super) mtu: u32,
+    /// The most frames in a burst.
+    pub(super) max_segments: u32,
+    /// The most payload bytes in a burst.
+    pub(super) max_burst: u32,
+}
+
+/// What a path depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) dst: IpAddr,
+    /// Source asked for or bound to.
+    pub(super) src: Option<IpAddr>,
+    /// Interface asked for or bound to, 0 for any.
+    pub(super) ifindex: u32,
+}
+
+struct PortFacts {
+    ifindex: u32,
+    mac: Mac,
+    max_segments: u32,
+    max_burst: u32,
+}
+
+/// The paths in use.
+pub(super) struct Paths {
+    network: Network,
+    ports: Vec<PortFacts>,
+    known: HashMap<Key, (Path, Instant)>,
+}
+
+impl Paths {
+    pub(super) fn new(network: Network, ports: &[Port]) -> Self {
+        let facts = |port: &Port| {
+            let info = port.link.info();
+            PortFacts {
+                ifindex: port.ifindex,
+                mac: port.mac,
+                max_segments: info.max_segments,
+                max_burst: info.max_burst,
+            }
+        };
+        Paths { network, ports: ports.iter().map(facts).collect(), known: HashMap::new() }
+    }
+
+    /// Routes or neighbours have changed.
+    pub(super) fn forget(&mut self) {
+        self.known.clear();
+    }
+
+    pub(super) fn find(&mut self, key: Key, now: Instant) -> Path {
+        if let Some((path, until)) = self.known.get(&key)
+            && now < *until
+        {
+            return *path;
+        }
+        let path = self.network.with(|mirror| resolve(&self.ports, mirror, key));
+        let lifetime = if matches!(path, Path::Fast(_)) { LIFETIME } else { RETRY };
+        if self.known.len() >= CAPACITY {
+            self.known.clear();
+        }
+        self.known.insert(key, (path, now + lifetime));
+        path
+    }
+}
+
+fn resolve(ports: &[PortFacts], mirror: &mut Mirror, key: Key) -> Path {
+    let oif = (key.ifindex != 0).then_some(key.ifindex);
+    let Ok(Route { kind: RouteKind::Unicast(hop), .. }) = mirror.route(key.dst, key.src, oif) else {
+        return Path::Kernel;
+    };
+    let Some(port) = ports.iter().position(|port| port.ifindex == hop.ifindex) else { return Path::Kernel };
+    let Some(src) = key.src.or(hop.prefsrc) else { return Path::Kernel };
+    let next = hop.gateway.unwrap_or(key.dst);
+    // Unresolved: the companion carries the datagram, and so makes the kernel resolve the neighbour, queue what comes
+    // meanwhile, and report EHOSTUNREACH if nobody answers.
+    let Some(neighbour) = mirror.neighbour(hop.ifindex, next) else { return Path::Kernel };
+    let Some(dst_mac) = neighbour.usable().map(Mac) else { return Path::Kernel };
+    if neighbour.is_stale() {
+        // In use: have the kernel confirm it, since it does not see the traffic itself.
+        let _ = mirror.solicit(hop.ifindex, next);
+    }
+    let facts = &ports[port];
+    Path::Fast(Fast {
+        port,
+        src_mac: facts.mac,
+        dst_mac,
+        src,
+        mtu: hop.mtu,
+        max_segments: facts.max_segments.max(1),
+        max_burst: facts.max_burst,
+    })
+}
