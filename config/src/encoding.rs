@@ -33,11 +33,13 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<String, Box<Undecodable>> {
         return Err(undecodable(bytes, 0, InvalidValue::described(found, "one of the two")));
     }
     let text = decode_as(encoding, bytes)?;
-    match text.char_indices().find(|(_, c)| !is_xml_char(*c)) {
+    // A second byte order mark is an ordinary character, and none may stand before the root element.
+    let forbidden = |(at, c): &(usize, char)| !is_xml_char(*c) || (*at == 0 && *c == '\u{FEFF}');
+    match text.char_indices().find(forbidden) {
         None => Ok(text),
         Some((at, c)) => {
             let found = format!("the character U+{:04X}", u32::from(c));
-            let invalid = InvalidValue::described(found, "a character that XML 1.0 allows");
+            let invalid = InvalidValue::described(found, "a character that XML 1.0 allows there");
             Err(Box::new((text, at..at + c.len_utf8(), invalid)))
         }
     }
@@ -140,6 +142,7 @@ mod tests {
             b"\0<\0a",
             b"\xEF\xBB\xBF<?xml version='1.0' encoding='EUC-JP'?>",
             b"<a>\0",
+            b"\xEF\xBB\xBF\xEF\xBB\xBF<a/>",
         ] {
             assert!(decode(bytes).is_err(), "{bytes:?}");
         }

@@ -8,7 +8,7 @@ use crate::condition::{AddressPrefix, PortRange, Role};
 use crate::origin::Origin;
 use crate::protocol::{Protocol, ProtocolName};
 use crate::selection::Selection;
-use crate::value::{ApplicationName, InvalidValue, LibraryFile, Name, ParameterValue, misspelt, quote};
+use crate::value::{ApplicationName, InvalidValue, LibraryFile, Name, ParameterValue, is_slip, quote};
 use crate::{MAX_FILE_SIZE, MAX_PARAMETERS, MAX_PROTOCOLS, MAX_RULES, MAX_SERVICES};
 
 /// A setting handed to a service or protocol: `<parameter name="..." value="...">`.
@@ -311,11 +311,11 @@ impl Check {
                     self.report(&rule.origin, "service", invalid);
                 } else if !plain_labels.contains(name) {
                     // A misspelt service would turn a rule about one service into a rule about all.
-                    match misspelt(name, services.iter().copied()) {
+                    match services.iter().find(|service| is_slip(name, service)) {
                         Some(service) => {
                             let expected =
                                 "the name of a service, or a name for a flow that is not so like one";
-                            let invalid = InvalidValue::new(name, expected).suggest(name, [service]);
+                            let invalid = InvalidValue::new(name, expected).suggest(name, [*service]);
                             self.report(&rule.origin, "service", invalid);
                         }
                         None => _ = plain_labels.insert(name),

@@ -59,7 +59,11 @@ impl std::error::Error for InvalidValue {}
 /// Puts `value` in quotes, on one line and at most 40 characters long: it comes from a file that may hold anything.
 pub(crate) fn quote(value: &str) -> String {
     const SHOWN: usize = 40;
-    let mut quoted: String = value.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    let shown = |c: char| match c {
+        '\'' => c.to_string(),
+        c => c.escape_debug().to_string(),
+    };
+    let mut quoted: String = value.chars().take(SHOWN).map(shown).collect();
     if value.chars().nth(SHOWN).is_some() {
         quoted.push('…');
     }
@@ -77,19 +81,6 @@ pub(crate) fn one_of<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 
 /// The known name that `value` may stand for: at most two edits in five characters away, whatever the case.
 pub(crate) fn nearest<'a>(value: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    nearest_within(value, known, |length| (length * 2 / 5).max(1))
-}
-
-/// The known name that one slip of the pen turns into `value`.
-pub(crate) fn misspelt<'a>(value: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    nearest_within(value, known, |_| 1)
-}
-
-fn nearest_within<'a>(
-    value: &str,
-    known: impl IntoIterator<Item = &'a str>,
-    allowed: impl Fn(usize) -> usize,
-) -> Option<&'a str> {
     let length = value.chars().take(Name::MAX_CHARS + 1).count();
     if length > Name::MAX_CHARS {
         return None;
@@ -98,16 +89,28 @@ fn nearest_within<'a>(
     known
         .into_iter()
         .filter_map(|name| {
-            let other = name.chars().count();
-            let allowed = allowed(length.max(other));
-            // The distance is at least the difference of the lengths: most pairs are settled here.
-            (length.abs_diff(other) <= allowed)
-                .then(|| strsim::osa_distance(&value, &name.to_lowercase()))
-                .filter(|distance| *distance <= allowed)
-                .map(|distance| (distance, name))
+            let distance = strsim::osa_distance(&value, &name.to_lowercase());
+            let allowed = (length.max(name.chars().count()) * 2 / 5).max(1);
+            (distance <= allowed).then_some((distance, name))
         })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
+}
+
+/// Whether one slip of the pen makes `a` of `b`: a character too many, too few, another, two swapped, or only the case.
+///
+/// The same as a distance of at most 1, in linear time: this is asked of every pair of names in a file.
+pub(crate) fn is_slip(a: &str, b: &str) -> bool {
+    let [a, b]: [Vec<char>; 2] = [a, b].map(|text| text.chars().flat_map(char::to_lowercase).collect());
+    let same = |(x, y): &(&char, &char)| x == y;
+    let prefix = a.iter().zip(&b).take_while(same).count();
+    let (a, b) = (&a[prefix..], &b[prefix..]);
+    let suffix = a.iter().rev().zip(b.iter().rev()).take_while(same).count();
+    match (&a[..a.len() - suffix], &b[..b.len() - suffix]) {
+        ([] | [_], [] | [_]) => true,
+        ([a, b], [c, d]) => a == d && b == c,
+        _ => false,
+    }
 }
 
 /// XML 1.0 (fifth edition), production 2, `Char`.
@@ -201,3 +204,55 @@ text_type!(
         && !matches!(value, "." | "..")
         && !value.eq_ignore_ascii_case("kernel")
 );
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn quoted_values_are_short_and_printable() {
+        assert_eq!(quote("a'b\"\n\u{202E}日"), "\"a'b\\\"\\n\\u{202e}日\"");
+        assert_eq!(quote(&"x".repeat(41)), format!("\"{}…\"", "x".repeat(40)));
+    }
+
+    #[test]
+    fn nearest_name() {
+        assert_eq!(nearest("upd", ["TCP", "UDP", "SCTP"]), Some("UDP"));
+        assert_eq!(nearest("SCPT", ["TCP", "UDP", "SCTP"]), Some("SCTP"));
+        assert_eq!(nearest("DCCP", ["UDP"]), None);
+        assert_eq!(nearest("", ["UDP"]), None);
+    }
+
+    #[test]
+    fn file_names_stay_in_the_plug_in_folders() {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "/a",
+            "a\\b",
+            "C:a",
+            "kernel",
+            "KERNEL",
+            "a\0",
+            "a\n",
+            " a",
+            &"a".repeat(256),
+        ] {
+            assert!(name.parse::<LibraryFile>().is_err(), "{name:?}");
+        }
+        for name in ["libcrypto.so", "..a", "暗号.so", "a b.dll", &"a".repeat(255)] {
+            assert!(name.parse::<LibraryFile>().is_ok(), "{name:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_slip_is_a_distance_of_one(a in "[abc]{0,6}", b in "[abc]{0,6}") {
+            prop_assert_eq!(is_slip(&a, &b), strsim::osa_distance(&a, &b) <= 1);
+        }
+    }
+}
