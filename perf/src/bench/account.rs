@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::ops::{Add, Sub};
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::programs::report::Usage;
 
@@ -24,7 +24,7 @@ impl Taken {
         threads.map(|thread| Self::by_thread(&thread.path())).fold(Self::default(), Self::add)
     }
 
-    fn by_thread(thread: &PathBuf) -> Self {
+    fn by_thread(thread: &Path) -> Self {
         let read = |name| fs::read_to_string(thread.join(name)).unwrap_or_default();
         let (schedstat, status) = (read("schedstat"), read("status"));
         // sched-stats.rst: time spent on the CPU (in nanoseconds) comes first. Finer than the ticks in `stat`.

@@ -254,6 +254,7 @@ fn look(series: Series) -> (RGBColor, u32) {
         Series::KernelSendto => (RGBColor(0, 0, 0), 2),
         Series::KernelSendmmsg => (RGBColor(86, 180, 233), 2),
         Series::KernelSegment => (RGBColor(0, 158, 115), 2),
+        Series::KernelSegmentGro => (RGBColor(0, 114, 178), 2),
         Series::Framework => (RGBColor(213, 94, 0), 3),
         Series::RawAfXdp => (RGBColor(204, 121, 167), 2),
     }
@@ -267,6 +268,7 @@ fn marker<'a>(series: Series, at: (i32, i32)) -> DynElement<'static, SVGBackend<
         Series::KernelSendto => Circle::new(at, 4, colour.filled()).into_dyn(),
         Series::KernelSendmmsg => TriangleMarker::new(at, 5, colour.filled()).into_dyn(),
         Series::KernelSegment => Cross::new(at, 4, hollow).into_dyn(),
+        Series::KernelSegmentGro => TriangleMarker::new(at, 5, hollow).into_dyn(),
         Series::Framework => {
             Rectangle::new([(at.0 - 4, at.1 - 4), (at.0 + 4, at.1 + 4)], colour.filled()).into_dyn()
         }

@@ -6,6 +6,9 @@ use super::latency::name;
 use super::options::{Load, Series};
 use super::report::{Cost, Outcome, Report, Throughput};
 
+/// One quantity of a run, as a cell of a table.
+type Show = fn(&Throughput) -> String;
+
 impl Report {
     /// For a terminal: one table for each quantity, a line for each size, a column for each series; where rates are
     /// shown, the ratios of framework to kernel come last. What failed is named below, with the reason.
@@ -25,31 +28,21 @@ impl Report {
     fn throughput_tables(&self, load: Load, text: &mut String) {
         let what = self.describe(load);
         let runs = if self.rounds == 1 { String::new() } else { format!(", median of {}", self.rounds) };
-        let quantity =
-            |title: &str, show: fn(&Throughput) -> String| (format!("{title}, {what}{runs}"), show);
-        let quantities: [(String, fn(&Throughput) -> String); 5] = [
-            quantity("Received, Mb/s of payload", |run| format!("{:.0}", run.megabits_per_second)),
-            quantity("Received, 1000 datagrams/s", |run| format!("{:.0}", run.datagrams_per_second / 1e3)),
-            quantity("Lost, %", |run| format!("{:.2}", 100.0 * run.loss())),
-            quantity("CPU time, ns/datagram (programs and servers)", |run| {
-                format!("{:.0}", run.cost.cpu_ns())
-            }),
-            quantity("Process switches/datagram, voluntary + involuntary", |run| switches(&run.cost)),
+        let quantities: [(&str, Show); 5] = [
+            ("Received, Mb/s of payload", |run| format!("{:.0}", run.megabits_per_second)),
+            ("Received, 1000 datagrams/s", |run| format!("{:.0}", run.datagrams_per_second / 1e3)),
+            ("Lost, %", |run| format!("{:.2}", 100.0 * run.loss())),
+            ("CPU time of programs and servers, ns/datagram", |run| format!("{:.0}", run.cost.cpu_ns())),
+            ("Process switches/datagram, voluntary + involuntary", |run| switches(&run.cost)),
         ];
-        for (index, (title, show)) in quantities.iter().enumerate() {
+        for (index, (title, show)) in quantities.into_iter().enumerate() {
+            let title = format!("{title}, {what}{runs}");
             let ratios = index == 0 && self.series().contains(&Series::Framework);
-            self.throughput_table(load, title, *show, ratios, text);
+            self.throughput_table(load, &title, show, ratios, text);
         }
     }
 
-    fn throughput_table(
-        &self,
-        load: Load,
-        title: &str,
-        show: fn(&Throughput) -> String,
-        ratios: bool,
-        text: &mut String,
-    ) {
+    fn throughput_table(&self, load: Load, title: &str, show: Show, ratios: bool, text: &mut String) {
         let series = self.series();
         let compared: Vec<Series> = match ratios {
             true => Series::KERNEL.into_iter().filter(|kernel| series.contains(kernel)).collect(),

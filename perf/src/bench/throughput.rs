@@ -21,7 +21,7 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(10);
 /// A burst ends within this time, or has failed.
 const BURST_WITHIN: Duration = Duration::from_secs(10);
-/// A series that failed so often in a row is not tried again.
+/// A series that failed so often in a row is not tried again: each try may take as long as its time is bounded to.
 const GIVE_UP_AFTER: u32 = 3;
 /// Shorter than this, the ticks that the machine's time is counted in say nothing.
 const WORTH_TICKS: Duration = Duration::from_millis(500);
@@ -53,8 +53,8 @@ struct Bench<'a> {
     lab: &'a Lab,
     options: &'a Options,
     progress: Progress,
-    /// By series, how often in a row it failed.
-    failures: HashMap<Series, u32>,
+    /// By series, how often in a row it failed, and why at last.
+    failures: HashMap<Series, (u32, String)>,
 }
 
 impl Bench<'_> {
@@ -77,17 +77,19 @@ impl Bench<'_> {
 
     /// One run, with its failure put into words.
     fn run(&mut self, load: Load, size: usize, series: Series) -> Result<Throughput, String> {
-        let failed = self.failures.entry(series).or_default();
-        let (what, outcome) = if *failed >= GIVE_UP_AFTER {
-            let times = *failed;
-            (format!("{series}, {size} B"), Err(format!("not tried again after it failed {times} times")))
+        let what = format!("{series}, {size} B");
+        let (times, why) = self.failures.entry(series).or_default();
+        let outcome = if *times >= GIVE_UP_AFTER {
+            Err(why.clone())
         } else {
-            let what = format!("{series}, {size} B");
             self.progress.now(&what);
             let outcome = measure(self.lab, self.options, (load, size, series), &self.progress);
-            *failed = if outcome.is_ok() { 0 } else { *failed + 1 };
-            (what, outcome.map_err(|error| error.to_string()))
+            outcome.map_err(|error| error.to_string())
         };
+        match &outcome {
+            Ok(_) => *times = 0,
+            Err(reason) => (*times, *why) = (*times + 1, reason.clone()),
+        }
         self.progress.done(&match &outcome {
             Ok(run) => format!("{what}: {:.0} Mb/s", run.megabits_per_second),
             Err(reason) => format!("{what}: failed: {reason}"),
@@ -171,7 +173,8 @@ fn sockets(
 ) -> Result<(Program, Program), RunError> {
     let (send, receive) = match series {
         Series::KernelSendmmsg => ("sendmmsg", "recvmmsg"),
-        Series::KernelSegment => ("gso", "gro"),
+        Series::KernelSegment => ("gso", "recvmmsg"),
+        Series::KernelSegmentGro => ("gso", "gro"),
         Series::KernelSendto | Series::Framework | Series::RawAfXdp => ("sendto", "recvfrom"),
     };
     let (from, to) = Place::both(lab, servers);
