@@ -185,6 +185,7 @@ impl<'a> Tree<'a, '_> {
             let key = within(attribute.key.into_inner());
             let value = match &attribute.value {
                 std::borrow::Cow::Borrowed(value) => within(value),
+                // Does not happen: quick-xml copies a value only when it unescapes it.
                 std::borrow::Cow::Owned(_) => key.clone(),
             };
             complete &= self.attribute(&mut node, key, value);

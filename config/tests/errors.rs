@@ -307,14 +307,12 @@ fn sizes_are_bounded() {
         error(&format!("<configuration application='a'>{many}</configuration>")).problems().len(),
         MAX_PROBLEMS
     );
-    // Each line end takes five bytes when written: the file is within the bound, what would be written is not.
-    let parameters: String =
-        (0..80).map(|i| format!("<parameter name='p{i}' value='{}'/>", "&lt;".repeat(3000))).collect();
-    let grown = parameters.replace("&lt;", "\u{3042}");
-    let xml = format!(
-        "<?xml version='1.0' encoding='Shift_JIS'?><configuration application='a'><services><service name='a'>{grown}</service><service name='b'>{}</service></services></configuration>",
-        grown.replace("&lt;", "\u{3042}")
-    );
+    // Two bytes a character in Shift_JIS, three in UTF-8: the file is within the bound, what would be written is not.
+    let value = "あ".repeat(3000);
+    let parameters: String = (0..80).map(|i| format!("<parameter name='p{i}' value='{value}'/>")).collect();
+    let services = ["a", "b"].map(|name| format!("<service name='{name}'>{parameters}</service>")).concat();
+    let root = format!("<configuration application='a'><services>{services}</services></configuration>");
+    let xml = format!("<?xml version='1.0' encoding='Shift_JIS'?>{root}");
     let bytes = encoding_rs::SHIFT_JIS.encode(&xml).0.into_owned();
     assert!(bytes.len() < MAX_FILE_SIZE);
     let error = Configuration::from_bytes(&bytes, "f").unwrap_err();
@@ -324,7 +322,8 @@ fn sizes_are_bounded() {
 #[test]
 fn files_that_cannot_be_read() {
     let error = Configuration::from_file("/nonexistent/freena.xml").unwrap_err();
-    starts(&error.to_string(), "/nonexistent/freena.xml: found No such file or directory");
+    starts(&error.to_string(), "/nonexistent/freena.xml: found ");
+    #[cfg(unix)]
     assert!(Configuration::from_file("/dev/zero").unwrap_err().to_string().contains("more than"));
 }
 
