@@ -1,0 +1,89 @@
+//! Talking to the control socket of a server.
+
+use freena_shm_abi::control::{Request, Response, op};
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::{io, mem};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Asks the server for its status document.
+///
+/// # Errors
+/// Nobody listens on the socket, or the answer cannot be understood.
+pub(crate) fn status(path: &Path) -> miette::Result<String> {
+    let wrap = |error: io::Error| miette::miette!("cannot reach freena-stack on {}: {error}", path.display());
+    let socket = connect(path).map_err(wrap)?;
+    let (response, fd) = ask(&socket, &Request::new(op::STATUS)).map_err(wrap)?;
+    if response.errno != 0 {
+        return Err(miette::miette!("freena-stack on {}: {}", path.display(), response.reason()));
+    }
+    let fd = fd.ok_or_else(|| miette::miette!("freena-stack on {} sent no document", path.display()))?;
+    let mut file = File::from(fd);
+    let mut text = String::new();
+    file.rewind().and_then(|()| file.read_to_string(&mut text)).map_err(wrap)?;
+    Ok(text)
+}
+
+fn connect(path: &Path) -> io::Result<OwnedFd> {
+    // SAFETY: plain data for which zero is valid.
+    let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let bytes = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str());
+    if bytes.len() >= address.sun_path.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path is longer than 107 bytes"));
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = *from as libc::c_char;
+    }
+    // SAFETY: no pointers; the descriptor is owned at once.
+    let socket = unsafe {
+        let fd = libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    let len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: `address` is readable for `len` bytes.
+    if unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), len) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(socket)
+}
+
+/// One request, one response, at most one descriptor beside it.
+fn ask(socket: &OwnedFd, request: &Request) -> io::Result<(Response, Option<OwnedFd>)> {
+    let bytes = request.as_bytes();
+    // SAFETY: a readable slice.
+    if unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut answer = [0u8; size_of::<Response>()];
+    let mut ancillary = [0u64; 8];
+    let mut iov = libc::iovec { iov_base: answer.as_mut_ptr().cast(), iov_len: answer.len() };
+    // SAFETY: plain data for which zero is valid.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &mut iov;
+    message.msg_iovlen = 1;
+    message.msg_control = ancillary.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&ancillary);
+    // SAFETY: all pointers in `message` refer to locals that live through the call.
+    let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_CMSG_CLOEXEC) };
+    if len < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let response = Response::read_from_bytes(&answer[..len as usize])
+        .map_err(|_| io::Error::other(format!("got an answer of {len} bytes, expected {}", answer.len())))?;
+    // SAFETY: the kernel has filled the control buffer with well-formed headers; the descriptor is new.
+    let fd = unsafe {
+        let header = libc::CMSG_FIRSTHDR(&message);
+        if header.is_null() || (*header).cmsg_type != libc::SCM_RIGHTS {
+            None
+        } else {
+            Some(OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned()))
+        }
+    };
+    Ok((response, fd))
+}

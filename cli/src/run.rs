@@ -1,0 +1,76 @@
+//! `freena run`.
+
+use crate::{ControlArgs, install, program, settings};
+use freena_shm_abi::control::{ENV_CONTROL, ENV_SETTINGS};
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+/// What to start, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Configuration file
+    #[arg(long, value_name = "FILE.xml", conflicts_with = "protocol", required_unless_present = "protocol")]
+    config: Option<PathBuf>,
+
+    /// Protocol for the sockets of its type, in place of a configuration: udp
+    #[arg(long, value_name = "NAME")]
+    protocol: Option<String>,
+
+    #[command(flatten)]
+    control: ControlArgs,
+
+    /// Microseconds that a call looks for data before it sleeps [0-10000]
+    #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    spin_us: Option<u32>,
+
+    /// Start the program on the kernel's sockets if the preload library cannot reach it
+    #[arg(long)]
+    allow_unreachable: bool,
+
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, required = true, value_name = "PROGRAM")]
+    program: Vec<OsString>,
+}
+
+/// Replaces this process by the program, with the preload library in it.
+///
+/// # Errors
+/// The settings are not valid, or the program cannot be started or reached.
+pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
+    let settings = match (&args.config, &args.protocol) {
+        (Some(path), _) => settings::for_file(path)?,
+        (None, Some(name)) => settings::for_protocol(name)?,
+        (None, None) => unreachable!("clap demands one of the two"),
+    };
+    let mut words = settings.0;
+    if let Some(spin_us) = args.spin_us {
+        words.push_str(&format!(" spin_us={spin_us}"));
+    }
+    let (name, rest) = args.program.split_first().expect("clap demands a program");
+    let path = program::locate(name)?;
+    if let Err(unreachable) = program::examine(&path) {
+        if !args.allow_unreachable {
+            return Err(miette::miette!(
+                help = "start it without freena, or with --allow-unreachable to have it use the kernel's sockets",
+                "{unreachable}"
+            ));
+        }
+        eprintln!("freena: {unreachable}; its sockets are the kernel's");
+    }
+    let library = install::find(install::PRELOAD)?;
+    let mut preload = OsString::from(library.canonicalize().unwrap_or(library));
+    if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
+        preload.push(":");
+        preload.push(others);
+    }
+    let error = Command::new(&path)
+        .arg0(name)
+        .args(rest)
+        .env("LD_PRELOAD", preload)
+        .env(ENV_SETTINGS, words)
+        .env(ENV_CONTROL, std::path::absolute(&args.control.control).unwrap_or(args.control.control.clone()))
+        .exec();
+    Err(miette::miette!("cannot start {}: {error}", path.display()))
+}

@@ -1,0 +1,113 @@
+//! `freena status`.
+
+use crate::{ControlArgs, control};
+use serde_json::Value;
+use std::process::ExitCode;
+
+/// Which server, and in which form.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    control: ControlArgs,
+
+    /// Print the document as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints what the server tells of itself.
+///
+/// # Errors
+/// The server cannot be reached.
+pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
+    let text = control::status(&args.control.control)?;
+    if args.json {
+        println!("{text}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status: Value = serde_json::from_str(&text)
+        .map_err(|error| miette::miette!("the status document is no JSON: {error}"))?;
+    print(&status);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(status: &Value) {
+    println!(
+        "freena-stack {} (pid {}) on {}, poll mode {}, {} processes attached",
+        word(&status["version"]),
+        status["pid"],
+        word(&status["control"]),
+        word(&status["poll"]),
+        status["processes"]
+    );
+    for interface in list(&status["interfaces"]) {
+        println!("\ninterface {} (index {})", word(&interface["name"]), interface["index"]);
+        if let Some(mode) = interface["xdp"].as_str() {
+            println!("  XDP program: {mode} mode; {}", word(&interface["reason"]));
+        }
+        let counters = interface["steering"].as_object();
+        let counters = counters.into_iter().flatten().filter(|(_, n)| n.as_u64() != Some(0));
+        let counters: Vec<String> = counters.map(|(name, n)| format!("{name} {n}")).collect();
+        if !counters.is_empty() {
+            println!("  steering: {}", counters.join(", "));
+        }
+    }
+    for worker in list(&status["workers"]) {
+        let core =
+            worker["core"].as_u64().map_or("no core of its own".to_owned(), |core| format!("core {core}"));
+        println!("\nworker {} on {core}, slept {} times", worker["index"], worker["sleeps"]);
+        for link in list(&worker["links"]) {
+            println!(
+                "  {} queue {}: receives by {}, sends by {}",
+                word(&link["interface"]),
+                link["queue"],
+                word(&link["receive"]),
+                word(&link["send"])
+            );
+            println!("    why: {}", word(&link["reason"]));
+            println!(
+                "    in {} frames, {} dropped; out {} frames, {} dropped",
+                link["rx_frames"], link["rx_dropped"], link["tx_frames"], link["tx_dropped"]
+            );
+        }
+    }
+    println!("\nsockets on the fast path:");
+    for socket in list(&status["sockets"]) {
+        println!(
+            "  {} {} {} (pid {}): {}",
+            word(&socket["protocol"]),
+            word(&socket["local"]),
+            socket["peer"].as_str().map_or(String::new(), |peer| format!("-> {peer}")),
+            socket["pid"],
+            word(&socket["program"])
+        );
+        println!("    path: {}; {}", word(&socket["path"]), word(&socket["reason"]));
+        println!(
+            "    in {} datagrams and {} through the kernel, {} dropped; out {} and {} through the kernel, {} dropped",
+            socket["rx_datagrams"],
+            socket["rx_through_kernel"],
+            socket["rx_dropped"],
+            socket["tx_datagrams"],
+            socket["tx_through_kernel"],
+            socket["tx_dropped"]
+        );
+    }
+    println!("\nsockets that stayed with the kernel:");
+    for socket in list(&status["kernel_sockets"]) {
+        println!(
+            "  {} (pid {}), {}: {}",
+            word(&socket["program"]),
+            socket["pid"],
+            word(&socket["local"]),
+            word(&socket["reason"])
+        );
+    }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
+}
