@@ -8,8 +8,10 @@ use crate::condition::{AddressPrefix, PortRange, Role};
 use crate::origin::Origin;
 use crate::protocol::{Protocol, ProtocolName};
 use crate::selection::Selection;
-use crate::value::{ApplicationName, InvalidValue, LibraryFile, Name, ParameterValue, is_slip, quote};
-use crate::{MAX_FILE_SIZE, MAX_PARAMETERS, MAX_PROTOCOLS, MAX_RULES, MAX_SERVICES};
+use crate::value::{
+    ApplicationName, InvalidValue, LibraryFile, Name, ParameterValue, folded, is_slip, quote,
+};
+use crate::{MAX_FILE_SIZE, MAX_PARAMETERS, MAX_PROBLEMS, MAX_PROTOCOLS, MAX_RULES, MAX_SERVICES};
 
 /// A setting handed to a service or protocol: `<parameter name="..." value="...">`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,7 +135,7 @@ impl Configuration {
     ///
     /// # Errors
     ///
-    /// All of these that are found:
+    /// All of these that are found, though rules are looked at only until there are [`MAX_PROBLEMS`]:
     /// - two services of one name, two parameters of one name in one place, two defaults for one socket type, one protocol twice
     ///   for one socket type;
     /// - an option that is the kernel's default protocol of a socket type for which no default is named;
@@ -278,62 +280,27 @@ impl Check {
     }
 
     fn rules(&mut self, parts: &Parts) {
-        let services: HashSet<&str> = parts.services.iter().map(|service| service.name.as_str()).collect();
-        let declared: HashSet<&ProtocolName> =
+        let services = Names::new(&parts.services);
+        let declared: Vec<&ProtocolName> =
             parts.defaults.iter().chain(&parts.options).map(Protocol::name).collect();
-        let local = parts
-            .services
-            .iter()
-            .flat_map(|service| service.rules.iter().map(move |rule| (rule, Some(service))));
-        let mut plain_labels = HashSet::new();
+        let owned = |service| move |rule| (rule, Some(service));
+        let local = parts.services.iter().flat_map(|service| service.rules.iter().map(owned(&service.name)));
         for (rule, owner) in local.chain(parts.rules.iter().map(|rule| (rule, None))) {
-            for name in rule.services.items().unwrap_or_default().iter().map(Name::as_str) {
-                if services.contains(name) {
-                    if let Some(owner) = owner.filter(|owner| owner.name.as_str() != name) {
-                        let expected = format!(
-                            "the name of a flow: a local rule is about {} only",
-                            quote(owner.name.as_str())
-                        );
-                        let help = "rules about several services stand in <using-rules>";
-                        let found = format!("the service {}", quote(name));
-                        self.report(
-                            &rule.origin,
-                            "service",
-                            InvalidValue::described(found, expected).help(help),
-                        );
-                    }
-                } else if !rule.has_conditions() {
-                    let expected =
-                        "a condition (port, transport, type, local or peer) that says which flow that is";
-                    let found = format!("{}, which is no service of this file", quote(name));
-                    let invalid =
-                        InvalidValue::described(found, expected).suggest(name, services.iter().copied());
+            for name in rule.services.items().unwrap_or_default() {
+                if let Some(invalid) = rule_name(rule, name, owner, &services) {
                     self.report(&rule.origin, "service", invalid);
-                } else if !plain_labels.contains(name) {
-                    // A misspelt service would turn a rule about one service into a rule about all.
-                    match services.iter().find(|service| is_slip(name, service)) {
-                        Some(service) => {
-                            let expected =
-                                "the name of a service, or a name for a flow that is not so like one";
-                            let invalid = InvalidValue::new(name, expected).suggest(name, [*service]);
-                            self.report(&rule.origin, "service", invalid);
-                        }
-                        None => _ = plain_labels.insert(name),
-                    }
+                }
+                // To look for similar names is work: not more often than anybody reads of it.
+                if self.violations.len() >= MAX_PROBLEMS {
+                    return;
                 }
             }
             for transport in rule.transports.items().unwrap_or_default() {
-                if transport.socket_types().is_none() && !declared.contains(transport) {
-                    let known = ProtocolName::known()
-                        .map(|name| -> &str { name })
-                        .chain(declared.iter().map(|name| name.as_str()));
-                    let expected = format!(
-                        "{} or a protocol declared in <protocols>",
-                        ProtocolName::known().collect::<Vec<_>>().join(", ")
-                    );
-                    let invalid =
-                        InvalidValue::new(transport.as_str(), expected).suggest(transport.as_str(), known);
-                    self.report(&rule.origin, "transport", invalid);
+                if transport.socket_types().is_none() && !declared.contains(&transport) {
+                    self.report(&rule.origin, "transport", undeclared(transport, &declared));
+                }
+                if self.violations.len() >= MAX_PROBLEMS {
+                    return;
                 }
             }
         }
@@ -389,4 +356,47 @@ impl Check {
             self.report(&Origin::default(), None, invalid);
         }
     }
+}
+
+/// The names of the services, to be looked up and compared with.
+struct Names<'a> {
+    exact: HashSet<&'a str>,
+    folded: Vec<(&'a str, Vec<char>)>,
+}
+
+impl<'a> Names<'a> {
+    fn new(services: &'a [Service]) -> Self {
+        let names = || services.iter().map(|service| service.name.as_str());
+        Self { exact: names().collect(), folded: names().map(|name| (name, folded(name))).collect() }
+    }
+}
+
+/// What is wrong with `name` in the attribute `service` of `rule`, which is a local rule of the service `owner`, if any.
+fn rule_name(rule: &Rule, name: &Name, owner: Option<&Name>, services: &Names<'_>) -> Option<InvalidValue> {
+    let text = name.as_str();
+    if services.exact.contains(text) {
+        let owner = owner.filter(|owner| *owner != name)?.as_str();
+        let expected = format!("the name of a flow: a local rule is about {} only", quote(owner));
+        let invalid = InvalidValue::described(format!("the service {}", quote(text)), expected);
+        return Some(invalid.help("rules about several services stand in <using-rules>"));
+    }
+    if !rule.has_conditions() {
+        let found = format!("{}, which is no service of this file", quote(text));
+        let expected = "a condition (port, transport, type, local or peer) that says which flow that is";
+        let known = services.folded.iter().map(|(name, _)| *name);
+        return Some(InvalidValue::described(found, expected).suggest(text, known));
+    }
+    // A misspelt service would turn a rule about one service into a rule about all.
+    let letters = folded(text);
+    let (service, _) = services.folded.iter().find(|(_, service)| is_slip(&letters, service))?;
+    let expected = "the name of a service, or a name for a flow that is not so like one";
+    Some(InvalidValue::new(text, expected).suggest(text, [*service]))
+}
+
+/// What is wrong with a rule about `transport`, which is neither known nor among the `declared`.
+fn undeclared(transport: &ProtocolName, declared: &[&ProtocolName]) -> InvalidValue {
+    let known = ProtocolName::known().collect::<Vec<_>>();
+    let expected = format!("{} or a protocol declared in <protocols>", known.join(", "));
+    let all = known.into_iter().chain(declared.iter().map(|name| name.as_str()));
+    InvalidValue::new(transport.as_str(), expected).suggest(transport.as_str(), all)
 }
