@@ -164,6 +164,7 @@ impl Mirror {
 
     /// Counts up whenever an answer of [`Mirror::route`] may have become stale: on changes of links, addresses, routes
     /// and rules, not of neighbours.
+    #[allow(dead_code, reason = "a view of the mirror that its tests use and the server may")]
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -235,6 +236,7 @@ impl Mirror {
     }
 
     /// The links, in no order.
+    #[allow(dead_code, reason = "a view of the mirror that its tests use and the server may")]
     pub fn links(&self) -> impl Iterator<Item = &Link> {
         self.links.values()
     }
@@ -250,6 +252,7 @@ impl Mirror {
     }
 
     /// Whether packets to `address` are for this host, loopback prefixes included.
+    #[allow(dead_code, reason = "a view of the mirror that its tests use and the server may")]
     pub fn is_local(&self, address: IpAddr) -> bool {
         self.tables(address).is_local(address) || self.addresses.iter().any(|own| own.address == address)
     }
