@@ -311,3 +311,57 @@ pub fn set_errno(value: c_int) {
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = value }
 }
+
+/// recvfrom(2) as the program asked for it.
+///
+/// # Safety
+/// The pointers are the program's own; the kernel checks them.
+pub unsafe fn recvfrom_raw(
+    fd: c_int,
+    bytes: *mut c_void,
+    len: usize,
+    flags: c_int,
+    from: *mut libc::sockaddr,
+    from_len: *mut libc::socklen_t,
+) -> Result<isize> {
+    call!(SYS_recvfrom, fd, bytes, len, flags, from, from_len)
+}
+
+/// bind(2) as the program asked for it.
+///
+/// # Safety
+/// `address` is the program's own pointer; the kernel checks it.
+pub unsafe fn bind_raw(fd: c_int, address: *const libc::sockaddr, len: u32) -> Result<isize> {
+    call!(SYS_bind, fd, address, len)
+}
+
+/// connect(2) as the program asked for it.
+///
+/// # Safety
+/// `address` is the program's own pointer; the kernel checks it.
+pub unsafe fn connect_raw(fd: c_int, address: *const libc::sockaddr, len: u32) -> Result<isize> {
+    call!(SYS_connect, fd, address, len)
+}
+
+/// sendfile(2) as the program asked for it.
+///
+/// # Safety
+/// `offset` is the program's own pointer; the kernel checks it.
+pub unsafe fn sendfile(out: c_int, from: c_int, offset: *mut libc::off_t, count: usize) -> Result<isize> {
+    call!(SYS_sendfile, out, from, offset, count)
+}
+
+/// splice(2) as the program asked for it.
+///
+/// # Safety
+/// The pointers are the program's own; the kernel checks them.
+pub unsafe fn splice(
+    from: c_int,
+    from_offset: *mut i64,
+    to: c_int,
+    to_offset: *mut i64,
+    len: usize,
+    flags: u32,
+) -> Result<isize> {
+    call!(SYS_splice, from, from_offset, to, to_offset, len, flags)
+}

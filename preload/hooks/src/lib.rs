@@ -1,1 +1,21 @@
-//! @@
+//! The preload library: the C functions that it puts in the libc's place, and nothing else.
+//!
+//! A hook calls one function of the interface layer, and turns what that says into a return value and `errno`, or goes
+//! on to the next library. Those that may block are `extern "C-unwind"` and have no destructor pending when they do:
+//! pthread_cancel(3) unwinds through them by force.
+
+mod data;
+mod descriptors;
+mod result;
+
+use freena_preload_interface as interface;
+
+/// Called by the dynamic linker before the program's own code.
+extern "C" fn construct() {
+    // SAFETY: constructors run one after the other, before any thread of the program.
+    unsafe { interface::start() };
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static CONSTRUCT: extern "C" fn() = construct;

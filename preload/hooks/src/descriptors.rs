@@ -1,0 +1,111 @@
+//! Duplicating, closing, flags.
+
+use crate::result::hook;
+use core::ffi::{c_int, c_uint};
+use freena_preload_control::next;
+use freena_preload_interface::{descriptors, table};
+
+hook! {
+    /// close(2).
+    fn close(fd: c_int) -> c_int = descriptors::close(fd);
+    /// close_range(2).
+    fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int = descriptors::close_range(first, last, flags);
+    /// ioctl(2).
+    fn ioctl(fd: c_int, request: usize, arg: usize) -> c_int = descriptors::ioctl(fd, request, arg);
+}
+
+/// closefrom(3).
+///
+/// # Safety
+/// That of the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn closefrom(first: c_int) {
+    // SAFETY: plain numbers.
+    unsafe { close_range(first.max(0) as c_uint, c_uint::MAX, 0) };
+}
+
+/// fclose(3): the libc closes the descriptor behind the hooks' back.
+///
+/// # Safety
+/// That of the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn fclose(stream: *mut libc::FILE) -> c_int {
+    // SAFETY: the program's stream.
+    unsafe {
+        let fd = libc::fileno(stream);
+        if table::is_tracked(fd) {
+            descriptors::forget(fd);
+        }
+        next::fclose(stream)
+    }
+}
+
+/// dup(2).
+///
+/// # Safety
+/// That of the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dup(fd: c_int) -> c_int {
+    // SAFETY: plain numbers.
+    let new = unsafe { next::dup(fd) };
+    descriptors::duplicated(fd, new);
+    new
+}
+
+/// dup2(2).
+///
+/// # Safety
+/// That of the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
+    if let crate::result::Verdict::Return(value) =
+        crate::result::verdict(descriptors::before_replace(old, new))
+    {
+        return value as c_int;
+    }
+    // SAFETY: plain numbers.
+    let result = unsafe { next::dup2(old, new) };
+    descriptors::duplicated(old, result);
+    result
+}
+
+/// dup3(2).
+///
+/// # Safety
+/// That of the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
+    if let crate::result::Verdict::Return(value) =
+        crate::result::verdict(descriptors::before_replace(old, new))
+    {
+        return value as c_int;
+    }
+    // SAFETY: plain numbers.
+    let result = unsafe { next::dup3(old, new, flags) };
+    descriptors::duplicated(old, result);
+    result
+}
+
+/// fcntl(2), and what it is called in programs built for large files.
+macro_rules! fcntl {
+    ($($name:ident)*) => {
+        $(
+            /// fcntl(2).
+            ///
+            /// # Safety
+            /// That of the C function.
+            #[unsafe(no_mangle)]
+            pub unsafe extern "C-unwind" fn $name(fd: c_int, command: c_int, arg: usize) -> c_int {
+                if let crate::result::Verdict::Return(value) = crate::result::verdict(descriptors::before_fcntl(fd)) {
+                    return value as c_int;
+                }
+                // SAFETY: what the program passed; no destructor is pending where it may block.
+                let result = unsafe { next::$name(fd, command, arg) };
+                descriptors::after_fcntl(fd, command, arg, result);
+                result
+            }
+        )*
+    };
+}
+
+fcntl!(fcntl fcntl64);

@@ -1,0 +1,202 @@
+//! Duplicating, closing and setting flags of descriptors.
+
+use crate::outcome::{Error, Outcome, Reason, Stop};
+use crate::socket::Held;
+use crate::table::{self, Entry};
+use crate::{companion, epoll, receive, send, takeover, token};
+use core::ffi::{c_int, c_uint};
+use core::sync::atomic::Ordering;
+use freena_preload_control::sys::{self, Errno};
+use freena_preload_control::{own, process};
+use freena_shm_abi::app::status;
+
+// Of asm-generic/ioctls.h and linux/sockios.h.
+const FIONREAD: u32 = 0x541b;
+const FIONBIO: u32 = 0x5421;
+const FIOASYNC: u32 = 0x5452;
+const TIOCOUTQ: u32 = 0x5411;
+const FIOCLEX: u32 = 0x5451;
+const FIONCLEX: u32 = 0x5450;
+const CLOSE_RANGE_CLOEXEC: c_int = 1 << 2;
+
+/// Before close(2): forgets the descriptor. Bypassed: the call itself is the kernel's.
+#[inline]
+pub fn close(fd: c_int) -> Outcome {
+    if own::is_own(fd) && !process::is_vfork_child() {
+        return Err(Error::Own.into());
+    }
+    if table::is_tracked(fd) {
+        forget(fd);
+    } else {
+        epoll::forget(fd);
+    }
+    Err(Stop::Bypass(Reason::Untracked))
+}
+
+/// A tracked descriptor is about to be closed.
+#[cold]
+pub fn forget(fd: c_int) {
+    if !process::is_vfork_child() {
+        epoll::forget(fd);
+        table::clear(fd);
+    }
+}
+
+/// close_range(2) and closefrom(3), which leave the library's own descriptors alone.
+pub fn close_range(first: c_uint, last: c_uint, flags: c_int) -> Outcome {
+    if flags & CLOSE_RANGE_CLOEXEC != 0 || first > last || process::is_vfork_child() {
+        // The library's own are close-on-exec anyway.
+        return Err(Stop::Bypass(Reason::Untracked));
+    }
+    table::tracked(first, last).for_each(forget);
+    let mut from = first;
+    while let Some(kept) = own::lowest_from(from).filter(|kept| *kept <= last) {
+        if kept > from {
+            sys::close_range(from, kept - 1, flags)?;
+        }
+        if kept == last {
+            return Ok(0);
+        }
+        from = kept + 1;
+    }
+    sys::close_range(from, last, flags)?;
+    Ok(0)
+}
+
+/// Before dup2(2) and dup3(2): makes the new number free of what the library has there. Bypassed: see [`duplicated`].
+pub fn before_replace(old: c_int, new: c_int) -> Outcome {
+    if old == new || process::is_vfork_child() {
+        return Err(Stop::Bypass(Reason::Untracked));
+    }
+    if own::is_own(old) {
+        return Err(Error::Own.into());
+    }
+    if own::is_own(new) {
+        // The program may have the number. What was there is made anew when it is next needed.
+        own::forget(new);
+    }
+    Err(Stop::Bypass(Reason::Untracked))
+}
+
+/// After a duplicate `new` of `old` was made.
+#[inline]
+pub fn duplicated(old: c_int, new: c_int) {
+    if new < 0 || old == new || !(table::is_tracked(old) || table::is_tracked(new)) {
+        return;
+    }
+    note_duplicate(old, new);
+}
+
+#[cold]
+fn note_duplicate(old: c_int, new: c_int) {
+    if process::is_vfork_child() {
+        return;
+    }
+    epoll::forget(new);
+    match table::get(old) {
+        Entry::Untracked => table::clear(new),
+        Entry::Candidate(candidate) => table::set_candidate(new, candidate),
+        Entry::Framework(_) => match table::hold(old) {
+            Some(held) => table::set_framework(new, held),
+            None => table::clear(new),
+        },
+    }
+}
+
+/// Before fcntl(2): `EBADF` for the library's own.
+pub fn before_fcntl(fd: c_int) -> Outcome {
+    if own::is_own(fd) && !process::is_vfork_child() {
+        return Err(Error::Own.into());
+    }
+    Err(Stop::Bypass(Reason::Untracked))
+}
+
+/// After fcntl(2) has done `command` and returned `result`.
+#[inline]
+pub fn after_fcntl(fd: c_int, command: c_int, arg: usize, result: c_int) {
+    if result < 0 {
+        return;
+    }
+    match command {
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => duplicated(fd, result),
+        libc::F_SETFL => {
+            if let Some(held) = table::hold(fd) {
+                note_status(fd, &held, arg as c_int);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn note_status(fd: c_int, held: &Held, flags: c_int) {
+    let status = &held.app().status;
+    if flags & libc::O_NONBLOCK != 0 {
+        status.fetch_or(status::NONBLOCK, Ordering::Relaxed);
+    } else {
+        status.fetch_and(!status::NONBLOCK, Ordering::Relaxed);
+    }
+    if flags & libc::O_ASYNC != 0 {
+        // The signal is sent when the kernel sees the token.
+        token::make_exact(fd, held);
+    }
+}
+
+/// ioctl(2).
+///
+/// # Safety
+/// `arg` is what the program passed.
+pub unsafe fn ioctl(fd: c_int, request: usize, arg: usize) -> Outcome {
+    let held = table::hold(fd).ok_or(Stop::Bypass(Reason::Untracked))?;
+    let to = core::ptr::with_exposed_provenance_mut::<c_int>(arg);
+    match request as u32 {
+        FIONREAD | TIOCOUTQ if to.is_null() => Err(Errno(libc::EFAULT).into()),
+        FIONREAD => {
+            let next = receive::next_length(&held)?;
+            // SAFETY: not null; the program's.
+            unsafe { to.write_unaligned(next as c_int) };
+            Ok(0)
+        }
+        TIOCOUTQ => {
+            // SAFETY: not null; the program's.
+            unsafe { to.write_unaligned(send::used(&held) as c_int) };
+            Ok(0)
+        }
+        FIONBIO | FIOASYNC | FIOCLEX | FIONCLEX => {
+            // SAFETY: the kernel checks the program's pointer.
+            let result = unsafe { sys::ioctl(fd, request, arg) }?;
+            if let Ok(flags) = sys::fcntl(fd, libc::F_GETFL, 0) {
+                note_status(fd, &held, flags);
+            }
+            Ok(result as isize)
+        }
+        _ => {
+            // SAFETY: the kernel checks the program's pointer.
+            let ask = |kernel| Ok(unsafe { sys::ioctl(kernel, request, arg) }? as isize);
+            Ok(companion::with(fd, &held, ask)?)
+        }
+    }
+}
+
+/// After recvmsg(2) on a descriptor that is not the framework's: finds framework sockets among received descriptors.
+///
+/// # Safety
+/// `message` is what recvmsg(2) has just filled in.
+pub unsafe fn received(message: *const libc::msghdr) {
+    // SAFETY: the caller's; the macros stay within what the kernel wrote.
+    unsafe {
+        if message.is_null() || (*message).msg_control.is_null() || (*message).msg_controllen == 0 {
+            return;
+        }
+        let mut header = libc::CMSG_FIRSTHDR(message);
+        while !header.is_null() {
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                let bytes = ((*header).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
+                let fds = libc::CMSG_DATA(header).cast::<c_int>();
+                for index in 0..bytes / size_of::<c_int>() {
+                    takeover::adopt(fds.add(index).read_unaligned());
+                }
+            }
+            header = libc::CMSG_NXTHDR(message, header);
+        }
+    }
+}

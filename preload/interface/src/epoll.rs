@@ -1,0 +1,137 @@
+//! epoll is left to the kernel. What is kept here are the registrations of candidates, since a takeover replaces the
+//! socket behind the number, and the kernel knows registrations by socket.
+
+use crate::outcome::{Outcome, Reason, Stop};
+use crate::socket::Held;
+use crate::table::{self, Entry};
+use crate::token;
+use core::ffi::c_int;
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use freena_preload_control::exclusive;
+use freena_preload_control::sys;
+use libc::{EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, epoll_event};
+
+/// Registrations of candidates that can be kept at a time.
+const MAX: usize = 1024;
+
+/// A registration; free if `fd` is 0 (the number is stored plus one).
+struct Registration {
+    fd: AtomicI32,
+    epfd: AtomicI32,
+    events: AtomicU32,
+    data: AtomicU64,
+}
+
+static REGISTRATIONS: [Registration; MAX] = [const {
+    Registration {
+        fd: AtomicI32::new(0),
+        epfd: AtomicI32::new(0),
+        events: AtomicU32::new(0),
+        data: AtomicU64::new(0),
+    }
+}; MAX];
+static IN_USE: AtomicU32 = AtomicU32::new(0);
+
+fn of(fd: c_int) -> impl Iterator<Item = &'static Registration> {
+    let any = IN_USE.load(Ordering::Relaxed) != 0;
+    REGISTRATIONS.iter().filter(move |r| any && r.fd.load(Ordering::Relaxed) == fd + 1)
+}
+
+fn forget_one(registration: &Registration) {
+    registration.fd.store(0, Ordering::Relaxed);
+    IN_USE.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// epoll_ctl(2).
+///
+/// # Safety
+/// The pointer is the program's.
+pub unsafe fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> Outcome {
+    match table::get(fd) {
+        Entry::Untracked => Err(Stop::Bypass(Reason::Untracked)),
+        Entry::Framework(_) => {
+            // SAFETY: the kernel checks the program's pointer.
+            unsafe { sys::epoll_ctl(epfd, op, fd, event) }?;
+            if (op == EPOLL_CTL_ADD || op == EPOLL_CTL_MOD)
+                && let Some(held) = table::hold(fd)
+            {
+                token::make_exact(fd, &held);
+            }
+            Ok(0)
+        }
+        Entry::Candidate(_) => {
+            // SAFETY: the kernel checks the program's pointer.
+            unsafe { sys::epoll_ctl(epfd, op, fd, event) }?;
+            // SAFETY: the kernel has just read it.
+            note(epfd, op, fd, unsafe { event.as_ref() });
+            Ok(0)
+        }
+    }
+}
+
+fn note(epfd: c_int, op: c_int, fd: c_int, event: Option<&epoll_event>) {
+    let _lock = exclusive::enter();
+    let known = of(fd).find(|r| r.epfd.load(Ordering::Relaxed) == epfd);
+    match (op, event) {
+        (EPOLL_CTL_DEL, _) => {
+            if let Some(registration) = known {
+                forget_one(registration);
+            }
+        }
+        (EPOLL_CTL_ADD | EPOLL_CTL_MOD, Some(event)) => {
+            let free = || REGISTRATIONS.iter().find(|r| r.fd.load(Ordering::Relaxed) == 0);
+            let Some(registration) = known.or_else(free) else {
+                // Better a kernel socket than one whose events get lost.
+                table::clear(fd);
+                return;
+            };
+            if known.is_none() {
+                IN_USE.fetch_add(1, Ordering::Relaxed);
+            }
+            registration.fd.store(fd + 1, Ordering::Relaxed);
+            registration.epfd.store(epfd, Ordering::Relaxed);
+            registration.events.store(event.events, Ordering::Relaxed);
+            registration.data.store(event.u64, Ordering::Relaxed);
+        }
+        _ => {}
+    }
+}
+
+/// Before a takeover: takes the number out of the instances that it is in.
+pub fn leave(fd: c_int) {
+    for registration in of(fd) {
+        let epfd = registration.epfd.load(Ordering::Relaxed);
+        // SAFETY: no event is needed to remove one.
+        let _ = unsafe { sys::epoll_ctl(epfd, EPOLL_CTL_DEL, fd, core::ptr::null()) };
+    }
+}
+
+/// After a takeover: puts the number back, and forgets the registrations, which are the kernel's affair now.
+pub fn enter_again(fd: c_int, held: &Held) {
+    for registration in of(fd) {
+        let epfd = registration.epfd.load(Ordering::Relaxed);
+        let event = epoll_event {
+            events: registration.events.load(Ordering::Relaxed),
+            u64: registration.data.load(Ordering::Relaxed),
+        };
+        // SAFETY: `event` is readable.
+        let _ = unsafe { sys::epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &event) };
+        forget_one(registration);
+        token::make_exact(fd, held);
+    }
+}
+
+/// A candidate, or an epoll instance, is closed.
+pub fn forget(fd: c_int) {
+    if IN_USE.load(Ordering::Relaxed) != 0 {
+        of(fd).for_each(forget_one);
+        let gone =
+            |r: &&Registration| r.fd.load(Ordering::Relaxed) != 0 && r.epfd.load(Ordering::Relaxed) == fd;
+        REGISTRATIONS.iter().filter(gone).for_each(forget_one);
+    }
+}
+
+/// Whether an epoll wait should look a few times before it sleeps.
+pub fn spins() -> bool {
+    token::epoll_in_use()
+}

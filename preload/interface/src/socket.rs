@@ -1,0 +1,257 @@
+//! What a framework socket has in this process.
+//!
+//! Sockets live in a slab that is reserved at start and never given back, so that a thread that looks at one while
+//! another closes it finds at worst a socket that says it is not in use.
+
+use crate::lock::{self, Guard};
+use crate::outcome::Error;
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::ops::Deref;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
+use freena_preload_control::own;
+use freena_preload_control::route::{Query, Route};
+use freena_shm_abi::app::AppArea;
+use freena_shm_abi::socket::{MAX_RX_RINGS, SocketPage};
+use freena_shm_ring::SocketMapping;
+use freena_shm_ring::cursor::ConsumerCursor;
+
+/// Framework sockets that one process can have at a time.
+pub const MAX: usize = 1 << 16;
+
+static SLAB: AtomicPtr<Socket> = AtomicPtr::new(ptr::null_mut());
+static HINT: AtomicU32 = AtomicU32::new(0);
+
+/// A framework socket.
+#[repr(C, align(64))]
+pub struct Socket {
+    /// One for each descriptor number and each call under way.
+    refs: AtomicU32,
+    taken: AtomicBool,
+    /// The companion, borrowed for good because datagrams go through it; -1 for none, less by one, so that zeroed
+    /// memory says none.
+    companion: AtomicI32,
+    mapping: UnsafeCell<MaybeUninit<SocketMapping>>,
+    route: UnsafeCell<Option<(Query, Route)>>,
+    rings: UnsafeCell<[ConsumerCursor; MAX_RX_RINGS]>,
+    /// Receives in a row that found nothing.
+    empty: AtomicU32,
+}
+
+// SAFETY: `mapping` is written before `refs` becomes positive and dropped after it became zero; `route` is touched only
+// under the transmit lock, `rings` only under the receive lock (see `TxSide`, `RxSide`).
+unsafe impl Sync for Socket {}
+
+/// A reference that keeps the socket's memory mapped. Not to be held while a call blocks.
+pub struct Held(&'static Socket);
+
+/// Reserves `len` bytes of zeros that take memory only where they are touched.
+pub(crate) fn reserve(len: usize) -> Option<*mut u8> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new anonymous mapping touches no existing memory.
+    let base = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    (base != libc::MAP_FAILED).then_some(base.cast())
+}
+
+/// Reserves the slab. Whether that worked.
+pub(crate) fn start() -> bool {
+    let Some(base) = reserve(MAX * size_of::<Socket>()) else { return false };
+    SLAB.store(base.cast(), Ordering::Release);
+    true
+}
+
+/// Puts a mapping into a free place of the slab.
+pub fn insert(mapping: SocketMapping) -> Option<Held> {
+    let base = SLAB.load(Ordering::Acquire);
+    if base.is_null() {
+        return None;
+    }
+    let hint = HINT.load(Ordering::Relaxed) as usize;
+    for step in 0..MAX {
+        let index = (hint + step) % MAX;
+        // SAFETY: the slab has `MAX` elements, mapped for good; zero bytes are a socket that is not in use.
+        let socket: &'static Socket = unsafe { &*base.add(index) };
+        if socket.taken.swap(true, Ordering::Acquire) {
+            continue;
+        }
+        HINT.store(index as u32 + 1, Ordering::Relaxed);
+        // SAFETY: `refs` is zero and `taken` was false: nobody else looks at the cells.
+        unsafe {
+            (*socket.mapping.get()).write(mapping);
+            *socket.route.get() = None;
+            *socket.rings.get() = [ConsumerCursor::default(); MAX_RX_RINGS];
+        }
+        socket.companion.store(0, Ordering::Relaxed);
+        socket.refs.store(1, Ordering::Release);
+        return Some(Held(socket));
+    }
+    None
+}
+
+impl Socket {
+    /// A further reference, unless the socket is not in use.
+    #[inline]
+    pub fn hold(&'static self) -> Option<Held> {
+        let mut refs = self.refs.load(Ordering::Relaxed);
+        while refs != 0 {
+            match self.refs.compare_exchange_weak(refs, refs + 1, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(Held(self)),
+                Err(seen) => refs = seen,
+            }
+        }
+        None
+    }
+
+    /// Gives a reference back.
+    #[inline]
+    pub(crate) fn release(&self) {
+        if self.refs.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.destroy();
+        }
+    }
+
+    #[cold]
+    fn destroy(&self) {
+        own::release(self.companion.swap(0, Ordering::Relaxed) - 1);
+        // SAFETY: `refs` is zero, so nobody else uses the cell, and `hold` refuses; it was written by `insert`.
+        unsafe { (*self.mapping.get()).assume_init_drop() };
+        self.taken.store(false, Ordering::Release);
+    }
+}
+
+impl Clone for Held {
+    fn clone(&self) -> Self {
+        self.0.refs.fetch_add(1, Ordering::Relaxed);
+        Held(self.0)
+    }
+}
+
+impl Drop for Held {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+impl Deref for Held {
+    type Target = SocketMapping;
+
+    #[inline]
+    fn deref(&self) -> &SocketMapping {
+        // SAFETY: a reference exists, so the cell holds what `insert` wrote.
+        unsafe { (*self.0.mapping.get()).assume_init_ref() }
+    }
+}
+
+/// The right to produce into the transmit ring, and what goes with it.
+pub struct TxSide<'s> {
+    socket: &'s Held,
+    _guard: Guard<'s>,
+}
+
+/// The right to consume from the receive rings, and what goes with it.
+pub struct RxSide<'s> {
+    socket: &'s Held,
+    _guard: Guard<'s>,
+}
+
+impl Held {
+    /// Hands the reference to the descriptor table.
+    pub(crate) fn keep(self) -> &'static Socket {
+        let socket = self.0;
+        core::mem::forget(self);
+        socket
+    }
+
+    /// The state shared by all processes that hold the socket.
+    #[inline]
+    pub fn app(&self) -> &AppArea {
+        &self.page().app
+    }
+
+    /// The socket's page.
+    #[inline]
+    pub fn page(&self) -> &SocketPage {
+        (**self).page()
+    }
+
+    /// Locks the transmit ring.
+    ///
+    /// # Errors
+    /// [`Error::Reentered`].
+    #[inline]
+    pub fn lock_tx(&self) -> Result<TxSide<'_>, Error> {
+        Ok(TxSide { _guard: lock::acquire(&self.app().tx_lock)?, socket: self })
+    }
+
+    /// Locks the receive rings.
+    ///
+    /// # Errors
+    /// [`Error::Reentered`].
+    #[inline]
+    pub fn lock_rx(&self) -> Result<RxSide<'_>, Error> {
+        Ok(RxSide { _guard: lock::acquire(&self.app().rx_lock)?, socket: self })
+    }
+
+    /// Whether something can be received, without a lock: an answer that may be old by the time it is returned.
+    #[inline]
+    pub fn has_data(&self) -> bool {
+        let page = self.page();
+        page.rx[..self.sizes().rx_rings as usize]
+            .iter()
+            .any(|ring| ring.tail.0.load(Ordering::Acquire) != ring.head.0.load(Ordering::Relaxed))
+    }
+
+    /// Counts receives in a row that found nothing: notes one and returns how many before it, or starts anew.
+    pub fn note_empty(&self, empty: bool) -> u32 {
+        if empty {
+            return self.0.empty.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.0.empty.load(Ordering::Relaxed) != 0 {
+            self.0.empty.store(0, Ordering::Relaxed);
+        }
+        0
+    }
+
+    /// The cached companion, if any.
+    pub fn cached_companion(&self) -> Option<i32> {
+        Some(self.0.companion.load(Ordering::Acquire) - 1).filter(|fd| *fd >= 0)
+    }
+
+    /// Caches a companion; one that another thread cached first is used instead and this one closed.
+    pub fn cache_companion(&self, fd: i32) -> i32 {
+        match self.0.companion.compare_exchange(0, fd + 1, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => fd,
+            Err(first) => {
+                own::release(fd);
+                first - 1
+            }
+        }
+    }
+
+    /// Drops the cached companion if it is `fd`: it turned out not to be what it was.
+    pub fn drop_companion(&self, fd: i32) {
+        if self.0.companion.compare_exchange(fd + 1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            own::forget(fd);
+        }
+    }
+}
+
+impl TxSide<'_> {
+    /// The route used last.
+    #[inline]
+    pub fn route(&mut self) -> &mut Option<(Query, Route)> {
+        // SAFETY: only a `TxSide` leads here, there is one per process and socket, and it is borrowed.
+        unsafe { &mut *self.socket.0.route.get() }
+    }
+}
+
+impl RxSide<'_> {
+    /// The private cursor of a ring.
+    #[inline]
+    pub fn cursor(&mut self, ring: usize) -> &mut ConsumerCursor {
+        // SAFETY: only an `RxSide` leads here, there is one per process and socket, and it is borrowed.
+        unsafe { &mut (&mut *self.socket.0.rings.get())[ring % MAX_RX_RINGS] }
+    }
+}

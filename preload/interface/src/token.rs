@@ -1,0 +1,177 @@
+//! Readiness that the kernel can see, and spinning before it is needed.
+//!
+//! The token protocol is that of [`freena_shm_ring::wake`]; messages on the socket's descriptor are
+//!
+//! | message | direction | meaning |
+//! |---|---|---|
+//! | `k` | to the server | look at the rings: something was published, or the token may be missing |
+//! | `f`, 8 KiB long | to the server | the transmit ring is full; read this once it is half empty |
+//! | `t` | to the server | send one more token: another thread waits and there is more to read |
+//! | anything | from the server | a token |
+
+use crate::outcome::Error;
+use crate::socket::{Held, RxSide};
+use core::ffi::c_int;
+use core::sync::atomic::{AtomicBool, Ordering};
+use freena_preload_control::{settings, sys};
+use freena_shm_abi::app::status;
+use freena_shm_ring::{kick, wake};
+use sys::Errno;
+
+static FILL: [u8; 8192] = {
+    let mut bytes = [0; 8192];
+    bytes[0] = b'f';
+    bytes
+};
+const QUIET: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+/// How often to yield while a token that was announced is on its way.
+const TOKEN_TRIES: u32 = 50;
+
+static EPOLL_IN_USE: AtomicBool = AtomicBool::new(false);
+
+/// Whether a framework socket was ever given to an epoll instance.
+pub fn epoll_in_use() -> bool {
+    EPOLL_IN_USE.load(Ordering::Relaxed)
+}
+
+fn message(fd: c_int, held: &Held, bytes: &[u8]) {
+    if let Err(Errno(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) = sys::send(fd, bytes, QUIET) {
+        mark_dead(held);
+    }
+}
+
+/// The server is gone: says so to all holders of the socket.
+pub fn mark_dead(held: &Held) {
+    held.app().status.fetch_or(status::DEAD, Ordering::Relaxed);
+}
+
+/// After publishing: gets the server's attention if it does not look.
+#[inline]
+pub fn kick_if_needed(fd: c_int, held: &Held) {
+    if kick::needed(&held.page().tx_kick.0) {
+        message(fd, held, b"k");
+    }
+}
+
+/// Makes the descriptor unwritable until the server has emptied half of the transmit ring.
+pub fn fill(fd: c_int, held: &Held) {
+    message(fd, held, &FILL);
+    message(fd, held, b"k");
+}
+
+/// Lets another thread that waits have a token too.
+pub fn wake_another(fd: c_int, held: &Held) {
+    let app = held.app();
+    if app.rx_waiters.load(Ordering::Relaxed) > 0
+        && app.status.fetch_or(status::NOTIFIED, Ordering::Relaxed) & status::NOTIFIED == 0
+    {
+        app.status.fetch_or(status::EXTRA, Ordering::Relaxed);
+        message(fd, held, b"t");
+    }
+}
+
+/// Whether the token has to be right at every moment, or at this one.
+fn is_wanted(held: &Held) -> bool {
+    let app = held.app();
+    app.polled.load(Ordering::Relaxed) != 0 || app.rx_waiters.load(Ordering::Relaxed) != 0
+}
+
+/// The rings are empty: takes tokens that lie in the queue, asks for the next one if it is wanted. `force`: the queue
+/// is known to hold one, whatever the word says. Returns whether something has arrived meanwhile.
+pub fn settle(fd: c_int, held: &Held, _side: &RxSide<'_>, force: bool) -> bool {
+    let word = &held.page().rx_wake.0;
+    let state = word.load(Ordering::Relaxed);
+    let extra = held.app().status.load(Ordering::Relaxed) & status::EXTRA != 0;
+    if state == wake::SENT || force || extra {
+        let taken = take_tokens(fd, held, state == wake::SENT);
+        if taken && word.load(Ordering::Relaxed) == wake::SENT {
+            wake::token_taken(word, is_wanted(held));
+        }
+    }
+    if !is_wanted(held) {
+        return held.has_data();
+    }
+    if word.load(Ordering::Relaxed) == wake::IDLE {
+        wake::arm(word);
+    }
+    let arrived = held.has_data() || held.page().error.0.load(Ordering::Relaxed) != 0;
+    if arrived && word.load(Ordering::Relaxed) == wake::ARMED {
+        // It may have been published before the word was armed, so that the server did not see the request.
+        message(fd, held, b"k");
+    }
+    arrived
+}
+
+/// Takes all messages out of the application end's queue; whether there was one.
+fn take_tokens(fd: c_int, held: &Held, announced: bool) -> bool {
+    let mut taken = false;
+    let mut tries = 0;
+    let mut byte = [0u8; 8];
+    loop {
+        match sys::recv(fd, &mut byte, libc::MSG_DONTWAIT) {
+            Ok(0) => {
+                if held.app().shutdown.load(Ordering::Relaxed) & 1 == 0 {
+                    mark_dead(held);
+                }
+                return true;
+            }
+            Ok(_) => taken = true,
+            Err(Errno(libc::EINTR)) => {}
+            Err(Errno(libc::EAGAIN)) if !taken && announced && tries < TOKEN_TRIES => {
+                tries += 1;
+                sys::sched_yield();
+            }
+            Err(_) => return taken,
+        }
+    }
+}
+
+/// Makes the token right for somebody who is about to wait in the kernel. Returns whether there is something already.
+///
+/// # Errors
+/// [`Error::Reentered`].
+pub fn arm(fd: c_int, held: &Held) -> Result<bool, Error> {
+    let side = held.lock_rx()?;
+    if held.has_data() || held.page().error.0.load(Ordering::Relaxed) != 0 {
+        return Ok(true);
+    }
+    let word = &held.page().rx_wake.0;
+    if settle(fd, held, &side, false) {
+        return Ok(true);
+    }
+    if word.load(Ordering::Relaxed) == wake::IDLE {
+        wake::arm(word);
+    }
+    Ok(held.has_data())
+}
+
+/// The socket has been given to an epoll instance, or to something else that only the kernel sees.
+pub fn make_exact(fd: c_int, held: &Held) {
+    EPOLL_IN_USE.store(true, Ordering::Relaxed);
+    held.app().polled.store(1, Ordering::SeqCst);
+    let Ok(side) = held.lock_rx() else { return };
+    if held.has_data() || held.page().error.0.load(Ordering::Relaxed) != 0 {
+        wake::arm(&held.page().rx_wake.0);
+        message(fd, held, b"k");
+    } else {
+        settle(fd, held, &side, false);
+    }
+}
+
+/// Looks again and again, for as long as the settings say, whether `ready`; gives way to other threads in between.
+pub fn spin(mut ready: impl FnMut() -> bool) -> bool {
+    let limit = u64::from(settings::get().spin_us) * 1000;
+    if limit == 0 {
+        return false;
+    }
+    let end = sys::monotonic() + limit;
+    loop {
+        if ready() {
+            return true;
+        }
+        if sys::monotonic() >= end {
+            return false;
+        }
+        sys::sched_yield();
+    }
+}
