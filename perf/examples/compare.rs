@@ -9,6 +9,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     options.binaries = bench::Binaries::in_folder(folder.unwrap_or_default());
     let report = match std::env::args().nth(1).as_deref() {
         Some("latency") => bench::latency(&bench::Options { sizes: vec![64, 1024], ..options })?,
+        Some("raw") => {
+            let series = vec![
+                bench::Series::KernelSendto,
+                bench::Series::KernelSegment,
+                bench::Series::RawAfXdp,
+                bench::Series::RawGso,
+            ];
+            bench::throughput(&bench::Options { sizes: vec![64, 512, 1472], series, ..options })?
+        }
         _ => bench::throughput(&options)?,
     };
     print!("{}", report.table());

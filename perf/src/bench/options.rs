@@ -23,23 +23,33 @@ pub enum Series {
     KernelSegmentGro,
     /// The programs of [`Series::KernelSendto`] under `freena run`.
     Framework,
-    /// AF_XDP with no stack above it: the limit.
+    /// AF_XDP with no stack above it, frames sent through its ring: the limit of AF_XDP on both sides.
     RawAfXdp,
+    /// AF_XDP with no stack above it, fed by rows that the kernel segments: the limit of how the framework sends
+    /// where a driver has no zero-copy.
+    RawGso,
 }
 
 impl Series {
     /// All, in the order in which they are shown.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::KernelSendto,
         Self::KernelSendmmsg,
         Self::KernelSegment,
         Self::KernelSegmentGro,
         Self::Framework,
         Self::RawAfXdp,
+        Self::RawGso,
     ];
     /// Those that a comparison is made of where nothing else is asked for.
-    pub const DEFAULT: [Self; 5] =
-        [Self::KernelSendto, Self::KernelSendmmsg, Self::KernelSegment, Self::Framework, Self::RawAfXdp];
+    pub const DEFAULT: [Self; 6] = [
+        Self::KernelSendto,
+        Self::KernelSendmmsg,
+        Self::KernelSegment,
+        Self::Framework,
+        Self::RawAfXdp,
+        Self::RawGso,
+    ];
     /// Those that the framework is compared with.
     pub(super) const KERNEL: [Self; 4] =
         [Self::KernelSendto, Self::KernelSendmmsg, Self::KernelSegment, Self::KernelSegmentGro];
@@ -53,6 +63,7 @@ impl Series {
             Self::KernelSegmentGro => "+UDP_GRO",
             Self::Framework => "framework",
             Self::RawAfXdp => "raw AF_XDP",
+            Self::RawGso => "raw GSO",
         }
     }
 }
@@ -66,6 +77,7 @@ impl fmt::Display for Series {
             Self::KernelSegmentGro => "UDP (kernel, UDP_SEGMENT and UDP_GRO)",
             Self::Framework => "UDP (framework)",
             Self::RawAfXdp => "raw AF_XDP",
+            Self::RawGso => "raw AF_XDP, sent by UDP GSO",
         })
     }
 }

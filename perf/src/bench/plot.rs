@@ -257,6 +257,7 @@ fn look(series: Series) -> (RGBColor, u32) {
         Series::KernelSegmentGro => (RGBColor(0, 114, 178), 2),
         Series::Framework => (RGBColor(213, 94, 0), 3),
         Series::RawAfXdp => (RGBColor(204, 121, 167), 2),
+        Series::RawGso => (RGBColor(230, 159, 0), 2),
     }
 }
 
@@ -273,6 +274,7 @@ fn marker<'a>(series: Series, at: (i32, i32)) -> DynElement<'static, SVGBackend<
             Rectangle::new([(at.0 - 4, at.1 - 4), (at.0 + 4, at.1 + 4)], colour.filled()).into_dyn()
         }
         Series::RawAfXdp => Circle::new(at, 4, hollow).into_dyn(),
+        Series::RawGso => Rectangle::new([(at.0 - 4, at.1 - 4), (at.0 + 4, at.1 + 4)], hollow).into_dyn(),
     }
 }
 

@@ -109,7 +109,8 @@ fn measure(
         _ => None,
     };
     let (mut sender, mut receiver) = match series {
-        Series::RawAfXdp => raw(lab, options, load, size)?,
+        Series::RawAfXdp => raw(lab, options, load, size, "af-xdp")?,
+        Series::RawGso => raw(lab, options, load, size, "gso")?,
         _ => sockets(lab, options, servers.as_ref(), (load, size, series))?,
     };
     let usual = match load {
@@ -175,7 +176,7 @@ fn sockets(
         Series::KernelSendmmsg => ("sendmmsg", "recvmmsg"),
         Series::KernelSegment => ("gso", "recvmmsg"),
         Series::KernelSegmentGro => ("gso", "gro"),
-        Series::KernelSendto | Series::Framework | Series::RawAfXdp => ("sendto", "recvfrom"),
+        _ => ("sendto", "recvfrom"),
     };
     let (from, to) = Place::both(lab, servers);
     let (address, size) = (lab.b().v4().to_string(), size.to_string());
@@ -197,7 +198,13 @@ fn sockets(
 }
 
 /// Sender and receiver with nothing between them and AF_XDP, both ready.
-fn raw(lab: &Lab, options: &Options, load: Load, size: usize) -> Result<(Program, Program), RunError> {
+fn raw(
+    lab: &Lab,
+    options: &Options,
+    load: Load,
+    size: usize,
+    transmit: &str,
+) -> Result<(Program, Program), RunError> {
     let (from, to) = Place::both(lab, None);
     let (source, destination) = (lab.a().v4().to_string(), lab.b().v4().to_string());
     let common = ["--iface", INTERFACE, "--size", &size.to_string(), "--from", &source, "--to", &destination];
@@ -211,6 +218,7 @@ fn raw(lab: &Lab, options: &Options, load: Load, size: usize) -> Result<(Program
     let mut sender = from.start(&options.binaries, "freena-perf-xdp", |command| {
         let macs = [lab.a().mac(), lab.b().mac()].map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":"));
         command.arg("send").args(&common).args(["--from-mac", &macs[0], "--to-mac", &macs[1], "--hold"]);
+        command.args(["--transmit", transmit]);
         command.args(amount(load, options));
     })?;
     sender.ready(deadline)?;

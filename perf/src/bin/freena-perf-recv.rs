@@ -8,9 +8,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use freena_perf::programs::payload::{self, Datagram};
-use freena_perf::programs::report::{Line, Received, Stop, Usage, megabits, per_second};
-use freena_perf::programs::tally::Tally;
+use freena_perf::programs::report::{Line, Received, Stop};
+use freena_perf::programs::stream::Stream;
 use freena_perf::programs::{self, sys};
 
 /// Receives numbered UDP datagrams.
@@ -73,143 +72,66 @@ fn run(options: &Options) -> io::Result<()> {
         sys::set_joining(socket.as_fd())?;
     }
     programs::print_line(&Line::Ready { port: socket.local_addr()?.port() })?;
-    let stream = Receiver::new(options).run(&socket)?;
-    programs::print_line(&Line::Received(stream))
+    let received = receive(&socket, options)?;
+    programs::print_line(&Line::Received(received))
 }
 
-/// A reading of the clock, and how many datagrams had come by then.
-#[derive(Debug, Clone, Copy, Default)]
-struct Stamp {
-    at_ns: u64,
-    datagrams: u64,
-}
-
-struct Receiver<'a> {
-    options: &'a Options,
-    tally: Tally,
-    corrupt: u64,
-    sent: Option<u64>,
-    first: Option<(Stamp, Usage)>,
-    last: Stamp,
-    /// Where the current interval began.
-    interval: Stamp,
-}
-
-impl<'a> Receiver<'a> {
-    fn new(options: &'a Options) -> Self {
-        let (tally, last, interval) = <(Tally, Stamp, Stamp)>::default();
-        Self { options, tally, corrupt: 0, sent: None, first: None, last, interval }
-    }
-
-    fn run(mut self, socket: &UdpSocket) -> io::Result<Received> {
-        let (size, batched) = (self.options.size, !matches!(self.options.mode, Mode::Recvfrom));
-        // One byte more than expected, so that a longer datagram shows.
-        let stride = (size + 1).next_multiple_of(64);
-        let mut buffer = match self.options.mode {
-            Mode::Recvfrom => vec![0; stride],
-            Mode::Recvmmsg => vec![0; stride * sys::BATCH],
-            Mode::Gro => vec![0; 65_536],
+fn receive(socket: &UdpSocket, options: &Options) -> io::Result<Received> {
+    let mut stream = Stream::new("freena-perf-recv", options.size, options.interval);
+    let batched = !matches!(options.mode, Mode::Recvfrom);
+    // One byte more than expected, so that a longer datagram shows.
+    let stride = (options.size + 1).next_multiple_of(64);
+    let mut buffer = match options.mode {
+        Mode::Recvfrom => vec![0; stride],
+        Mode::Recvmmsg => vec![0; stride * sys::BATCH],
+        Mode::Gro => vec![0; 65_536],
+    };
+    let mut lengths = [0; sys::BATCH];
+    let give_up_ns = sys::now_ns() + (options.seconds * 1e9) as u64;
+    let idle_ns = options.idle.saturating_mul(1_000_000);
+    let mut calls = 0_u64;
+    let stopped = loop {
+        let outcome = match options.mode {
+            Mode::Recvfrom => socket.recv_from(&mut buffer).map(|(length, _)| stream.take(&buffer[..length])),
+            Mode::Recvmmsg => {
+                sys::receive_batch(socket.as_fd(), &mut buffer, stride, &mut lengths).map(|count| {
+                    let parts = buffer.chunks_exact(stride).zip(&lengths[..count]);
+                    parts.for_each(|(part, &length)| stream.take(&part[..length]));
+                })
+            }
+            Mode::Gro => sys::receive_joined(socket.as_fd(), &mut buffer).map(|(length, segment)| {
+                buffer[..length].chunks(segment.max(1)).for_each(|datagram| stream.take(datagram));
+            }),
         };
-        let mut lengths = [0; sys::BATCH];
-        let give_up_ns = sys::now_ns() + (self.options.seconds * 1e9) as u64;
-        let mut calls = 0_u64;
-        let stopped = loop {
-            let outcome = match self.options.mode {
-                Mode::Recvfrom => {
-                    socket.recv_from(&mut buffer).map(|(length, _)| self.take(&buffer[..length]))
-                }
-                Mode::Recvmmsg => {
-                    sys::receive_batch(socket.as_fd(), &mut buffer, stride, &mut lengths).map(|count| {
-                        let parts = buffer.chunks_exact(stride).zip(&lengths[..count]);
-                        parts.for_each(|(part, &length)| self.take(&part[..length]));
-                    })
-                }
-                Mode::Gro => sys::receive_joined(socket.as_fd(), &mut buffer).map(|(length, segment)| {
-                    buffer[..length].chunks(segment.max(1)).for_each(|datagram| self.take(datagram));
-                }),
-            };
-            match outcome {
-                Ok(()) => calls += 1,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let now = sys::now_ns();
-                    if now >= give_up_ns {
-                        break Stop::Time;
-                    }
-                    let idle_ns = self.options.idle.saturating_mul(1_000_000);
-                    if self.first.is_some() && now.saturating_sub(self.last.at_ns) >= idle_ns {
-                        break Stop::Idle;
-                    }
-                    continue;
-                }
-                Err(error) => return Err(io::Error::new(error.kind(), format!("receiving: {error}"))),
-            }
-            // Not stamped: it may come long after the last datagram.
-            if self.sent.is_some() {
-                break Stop::EndMark;
-            }
-            let done = self.options.count.is_some_and(|count| self.tally.received() >= count);
-            if batched || done || self.first.is_none() || calls.is_multiple_of(CLOCK_EVERY) {
-                self.stamp()?;
-                if self.last.at_ns >= give_up_ns {
+        match outcome {
+            Ok(()) => calls += 1,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let now = sys::now_ns();
+                if now >= give_up_ns {
                     break Stop::Time;
                 }
-            }
-            if done {
-                break Stop::Count;
-            }
-        };
-        Ok(self.finish(stopped))
-    }
-
-    fn take(&mut self, datagram: &[u8]) {
-        match payload::read(datagram, self.options.size) {
-            Ok(Datagram::Data(number)) => self.tally.record(number),
-            Ok(Datagram::End(total)) => self.sent = Some(total),
-            Err(error) => {
-                if self.corrupt == 0 {
-                    eprintln!("freena-perf-recv: {error}");
+                if stream.has_begun() && now.saturating_sub(stream.last_ns()) >= idle_ns {
+                    break Stop::Idle;
                 }
-                self.corrupt += 1;
+                continue;
+            }
+            Err(error) => return Err(io::Error::new(error.kind(), format!("receiving: {error}"))),
+        }
+        // Not stamped: it may come long after the last datagram.
+        if stream.has_ended() {
+            break Stop::EndMark;
+        }
+        let done = options.count.is_some_and(|count| stream.received() >= count);
+        if batched || done || !stream.has_begun() || calls.is_multiple_of(CLOCK_EVERY) {
+            stream.stamp()?;
+            if stream.last_ns() >= give_up_ns {
+                break Stop::Time;
             }
         }
-    }
-
-    fn stamp(&mut self) -> io::Result<()> {
-        self.last = Stamp { at_ns: sys::now_ns(), datagrams: self.tally.received() };
-        if self.first.is_none() {
-            self.first = Some((self.last, sys::usage()));
-            self.interval = self.last;
+        if done {
+            break Stop::Count;
         }
-        let elapsed_ns = self.last.at_ns - self.interval.at_ns;
-        if self.options.interval.is_some_and(|ms| elapsed_ns >= ms * 1_000_000) {
-            let datagrams_per_second = per_second(self.last.datagrams - self.interval.datagrams, elapsed_ns);
-            let megabits_per_second = megabits(datagrams_per_second, self.options.size);
-            programs::print_line(&Line::Interval { datagrams_per_second, megabits_per_second })?;
-            self.interval = self.last;
-        }
-        Ok(())
-    }
-
-    fn finish(self, stopped: Stop) -> Received {
-        let (first, before) = self.first.unwrap_or_default();
-        let usage = if self.first.is_some() { sys::usage() - before } else { Usage::default() };
-        let (count, elapsed_ns) = (self.last.datagrams - first.datagrams, self.last.at_ns - first.at_ns);
-        let datagrams_per_second = per_second(count, elapsed_ns);
-        Received {
-            datagrams: self.tally.received(),
-            bytes: self.tally.received() * self.options.size as u64,
-            sent: self.sent,
-            lost: self.tally.lost(self.sent),
-            duplicates: self.tally.duplicates(),
-            reordered: self.tally.reordered(),
-            corrupt: self.corrupt,
-            first_ns: first.at_ns,
-            last_ns: self.last.at_ns,
-            datagrams_per_second,
-            megabits_per_second: megabits(datagrams_per_second, self.options.size),
-            stopped,
-            usage,
-        }
-    }
+    };
+    Ok(stream.finish(stopped))
 }

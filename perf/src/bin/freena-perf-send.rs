@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use freena_perf::programs::report::{Line, Sent, megabits, per_second};
+use freena_perf::programs::report::{Line, Sent};
 use freena_perf::programs::{self, payload, sys};
 
 /// Sends numbered UDP datagrams.
@@ -120,18 +120,7 @@ fn steady(sender: &mut Sender<'_>, options: &Options) -> io::Result<Sent> {
             }
         }
     }
-    let (last_ns, usage) = (sys::now_ns(), sys::usage() - before);
-    let datagrams_per_second = per_second(sender.sent, last_ns - first_ns);
-    Ok(Sent {
-        datagrams: sender.sent,
-        bytes: sender.sent * options.size as u64,
-        retries,
-        first_ns,
-        last_ns,
-        datagrams_per_second,
-        megabits_per_second: megabits(datagrams_per_second, options.size),
-        usage,
-    })
+    Ok(Sent::until_now(sender.sent, options.size, retries, first_ns, before))
 }
 
 /// Sleeps until the next datagram is due at this rate, and says how many are.

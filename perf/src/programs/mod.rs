@@ -6,6 +6,7 @@
 pub mod histogram;
 pub mod payload;
 pub mod report;
+pub mod stream;
 pub mod sys;
 pub mod tally;
 

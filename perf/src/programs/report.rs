@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::histogram::Bucket;
+use super::sys;
 
 /// One line of a program's standard output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,6 +61,25 @@ pub struct Sent {
     pub megabits_per_second: f64,
     /// What the process cost between the two.
     pub usage: Usage,
+}
+
+impl Sent {
+    /// For `datagrams` of `size` bytes, sent from `first_ns` until now by a process that had cost `before` then.
+    #[must_use]
+    pub fn until_now(datagrams: u64, size: usize, retries: u64, first_ns: u64, before: Usage) -> Self {
+        let (last_ns, usage) = (sys::now_ns(), sys::usage() - before);
+        let datagrams_per_second = per_second(datagrams, last_ns.saturating_sub(first_ns));
+        Self {
+            datagrams,
+            bytes: datagrams * size as u64,
+            retries,
+            first_ns,
+            last_ns,
+            datagrams_per_second,
+            megabits_per_second: megabits(datagrams_per_second, size),
+            usage,
+        }
+    }
 }
 
 /// Why a receiver stopped.

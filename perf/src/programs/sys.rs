@@ -171,12 +171,12 @@ pub fn set_joining(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
-/// Waits with `poll(2)` until the socket is readable; false when `timeout` passes first.
+/// Waits with `poll(2)` until the descriptor is readable; false when `timeout` passes first.
 ///
 /// # Errors
 /// Those of `poll(2)`.
-pub fn poll_readable(socket: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
-    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+pub fn poll_readable(descriptor: impl AsRawFd, timeout: Duration) -> io::Result<bool> {
+    let mut entry = libc::pollfd { fd: descriptor.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one valid pollfd, writable for the length of the call.
     let ready = unsafe { libc::poll(&raw mut entry, 1, milliseconds(timeout)) };
     Ok(result(ready)? > 0)
