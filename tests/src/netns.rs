@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Write},
     os::fd::AsRawFd,
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
@@ -36,16 +36,21 @@ pub fn privileged(name: &str, test: impl FnOnce() + Send) -> bool {
     });
     match skipped {
         None => {
-            eprintln!("privileged tests ran: {} ({name})", RAN.fetch_add(1, Ordering::Relaxed) + 1);
+            say(&format!("privileged tests ran: {} ({name})", RAN.fetch_add(1, Ordering::Relaxed) + 1));
             true
         }
         Some(error) => {
-            eprintln!("SKIPPED privileged test {name}: no network namespace can be made: {error}");
+            say(&format!("SKIPPED privileged test {name}: no network namespace can be made: {error}"));
             let required = std::env::var_os("FREENA_REQUIRE_PRIVILEGED").is_some_and(|value| value == "1");
             assert!(!required, "{name} must run (FREENA_REQUIRE_PRIVILEGED=1): {error}");
             false
         }
     }
+}
+
+/// Writes to the standard error itself: what the macros print is hidden where a test passes.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Moves the calling thread into a network namespace of its own.

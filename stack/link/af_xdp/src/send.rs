@@ -60,9 +60,7 @@ impl RingSender {
         self.reclaim();
         let mut taken = 0;
         for burst in bursts {
-            let segmented = burst.gso != freena_stack_api::Gso::None;
-            let frames = if segmented && burst.segment == 0 { None } else { Frames::new(burst) };
-            match frames {
+            match Frames::new(burst) {
                 Some(frames) if frames.longest() <= self.room && frames.remaining() <= self.frames => {
                     if frames.remaining() > self.free.len() {
                         self.kick()?;

@@ -4,6 +4,8 @@ use std::{
     io,
     num::NonZeroU32,
     os::fd::{AsRawFd, RawFd},
+    thread,
+    time::{Duration, Instant},
 };
 
 use freena_link_raw::Device;
@@ -14,6 +16,9 @@ use xsk_rs::{
 };
 
 use crate::{OpenError, Options, ZeroCopy};
+
+/// How long the kernel may take to free a queue whose socket was closed.
+const RELEASE: Duration = Duration::from_millis(500);
 
 /// A bound AF_XDP socket with all its parts.
 pub(crate) struct Parts {
@@ -26,8 +31,23 @@ pub(crate) struct Parts {
     pub(crate) zero_copy: bool,
 }
 
-/// Binds a socket.
+/// Binds a socket. The kernel frees the queue of a closed socket in the background, so a busy one is tried again for a
+/// while.
 pub(crate) fn bind(device: &Device, queue: u32, options: &Options) -> Result<Parts, OpenError> {
+    let deadline = Instant::now() + RELEASE;
+    loop {
+        match bind_once(device, queue, options) {
+            Err(OpenError::Kernel { source, .. })
+                if source.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
+            {
+                thread::sleep(RELEASE / 50);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn bind_once(device: &Device, queue: u32, options: &Options) -> Result<Parts, OpenError> {
     let size = options.frames;
     if !size.is_power_of_two() || !(64..=1 << 20).contains(&size) {
         return Err(OpenError::Frames(size));

@@ -21,9 +21,13 @@ fn rust_files(path: &Path, found: &mut Vec<String>) {
 #[test]
 fn the_object_is_not_stale() {
     let check = ["--check", "--strict", "--quiet", "freena-xdp.sha256"];
-    let output = Command::new("sha256sum").args(check).current_dir(ebpf()).output().expect("sha256sum (coreutils)");
+    let output =
+        Command::new("sha256sum").args(check).current_dir(ebpf()).output().expect("sha256sum (coreutils)");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "the sources of ebpf/freena-xdp.o changed: run `cargo xtask ebpf`\n{text}");
+    assert!(
+        output.status.success(),
+        "the sources of ebpf/freena-xdp.o changed: run `cargo xtask ebpf`\n{text}"
+    );
 }
 
 #[test]

@@ -3,6 +3,19 @@
 use freena_stack_api::{Burst, Chunk, Gso};
 use freena_wire::segment::{Super, Transport, finish_checksum};
 
+use crate::GsoSender;
+
+/// Most vectors of one message (UIO_MAXIOV), the two headers among them.
+pub(crate) const MAX_VECTORS: usize = 1024;
+
+/// Whether any link could send it: one IP packet before it is cut, and no more frames and chunks than are allowed.
+pub(crate) fn is_sendable(burst: &Burst<'_>) -> bool {
+    let packet = burst.header.len().saturating_sub(usize::from(burst.l3)) + burst.payload_len as usize;
+    packet <= 65_535
+        && burst.payload.len() + 2 <= MAX_VECTORS
+        && (burst.gso == Gso::None || (burst.segment != 0 && burst.frames() <= GsoSender::MAX_SEGMENTS))
+}
+
 /// The frames of a burst, written one after the other, each complete with lengths and checksums.
 pub struct Frames<'a> {
     header: &'a [u8],
@@ -18,8 +31,11 @@ pub struct Frames<'a> {
 }
 
 impl<'a> Frames<'a> {
-    /// The frames of `burst`; `None` where its header does not describe what it says it is.
+    /// The frames of `burst`; `None` where it exceeds a limit or its header does not describe what it says it is.
     pub fn new(burst: &Burst<'a>) -> Option<Self> {
+        if !is_sendable(burst) {
+            return None;
+        }
         let (l3, l4) = (usize::from(burst.l3), usize::from(burst.l4));
         let payload_len = burst.payload_len as usize;
         let checksum = usize::from(burst.checksum);
@@ -104,3 +120,6 @@ impl<'a> Frames<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,12 +7,15 @@ use std::{io, os::fd::AsRawFd, ptr};
 use freena_stack_api::{Burst, Gso};
 use socket2::Socket;
 
-use crate::{Device, Frames, packet, vnet::VnetHeader};
+use crate::{
+    Device, Frames,
+    frames::{MAX_VECTORS, is_sendable},
+    packet,
+    vnet::VnetHeader,
+};
 
 /// Bursts per sendmmsg.
 const BATCH: usize = 64;
-/// Most vectors of one message (UIO_MAXIOV), the two headers among them.
-const MAX_VECTORS: usize = 1024;
 /// Vectors of one sendmmsg.
 const VECTORS: usize = 4 * MAX_VECTORS;
 /// Bytes that may wait below the socket, in the queueing discipline and the driver.
@@ -139,7 +142,7 @@ impl GsoSender {
     pub fn transmit(&mut self, bursts: &[Burst<'_>]) -> io::Result<usize> {
         let mut taken = 0;
         while let Some(first) = bursts.get(taken) {
-            if !sendable(first) {
+            if !is_sendable(first) {
                 self.stats.gave_up(first);
                 taken += 1;
                 continue;
@@ -198,10 +201,9 @@ impl GsoSender {
         vectors.clear();
         messages.clear();
         let udp_gso = self.udp_gso;
-        let run = bursts
-            .iter()
-            .zip(headers.iter_mut())
-            .take_while(|(burst, _)| sendable(burst) && !(udp_gso == UdpGso::Refused && is_super_udp(burst)));
+        let run = bursts.iter().zip(headers.iter_mut()).take_while(|(burst, _)| {
+            is_sendable(burst) && !(udp_gso == UdpGso::Refused && is_super_udp(burst))
+        });
         for (burst, header) in run {
             if vectors.len() + 2 + burst.payload.len() > VECTORS {
                 break;
@@ -262,14 +264,6 @@ impl GsoSender {
 
 fn is_super_udp(burst: &Burst<'_>) -> bool {
     burst.gso == Gso::Udp && burst.frames() > 1
-}
-
-/// Whether any kernel could send it.
-fn sendable(burst: &Burst<'_>) -> bool {
-    let packet = burst.header.len().saturating_sub(usize::from(burst.l3)) + burst.payload_len as usize;
-    packet <= 65_535
-        && burst.payload.len() + 2 <= MAX_VECTORS
-        && (burst.gso == Gso::None || (burst.segment != 0 && burst.frames() <= GsoSender::MAX_SEGMENTS))
 }
 
 /// A vector to read from; `iovec` has no const pointer.

@@ -1,22 +1,16 @@
-//! The program and the link on a veth pair between two namespaces. Needs root.
+//! Bursts arrive as the frames they stand for.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    os::fd::AsRawFd,
     time::{Duration, Instant},
 };
 
-use freena_link_af_xdp::{AfXdpLink, Counter, FlowKey, Mode, Options, Transmit, XdpInterface};
+use freena_link_af_xdp::{AfXdpLink, FlowKey, Mode, Options, Transmit, XdpInterface};
 use freena_link_raw::{Options as RawOptions, RawLink};
-use freena_stack_api::{Burst, Chunk, Frame, Gso, Link};
-use freena_tests::netns::{Namespace, Pair, ip, privileged};
+use freena_stack_api::{Burst, Chunk, Gso, Link};
+use freena_tests::netns::{Pair, privileged};
 
-const UDP: u8 = 17;
-const NEAR: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
-const FAR: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
-const NEAR6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1));
-const FAR6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2));
-const OWNED: u16 = 7000;
-const KERNEL: u16 = 7001;
+use crate::{FAR, KERNEL, NEAR, OWNED, UDP, attach, open, receive, socket};
 
 fn mac(interface: &str) -> [u8; 6] {
     let output = std::process::Command::new("ip").args(["-o", "link", "show", interface]).output().unwrap();
@@ -67,17 +61,6 @@ fn send(link: &mut dyn Link, bursts: &[Burst<'_>]) {
     }
 }
 
-/// Receives `count` frames, or fails after some seconds.
-fn receive(link: &mut dyn Link, count: usize) -> Vec<Vec<u8>> {
-    let mut frames = Vec::new();
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while frames.len() < count {
-        link.receive(64, &mut |frame: Frame<'_>| frames.push(frame.data.to_vec())).unwrap();
-        assert!(Instant::now() < deadline, "{} of {count} frames arrived; {:?}", frames.len(), link.stats());
-    }
-    frames
-}
-
 /// Checks that `frames` are what `payload` becomes, cut at `segment`.
 fn check(frames: &[Vec<u8>], payload: &[u8], segment: usize) {
     assert_eq!(frames.len(), payload.len().div_ceil(segment));
@@ -94,88 +77,6 @@ fn check(frames: &[Vec<u8>], payload: &[u8], segment: usize) {
         let whole = fold(pseudo + sum(&frame[34..34 + udp])) == 0xffff;
         assert!(whole || field == fold(pseudo), "UDP checksum {field:#06x} of frame {index}");
     }
-}
-
-fn attach(pair: &Pair, mode: Mode) -> XdpInterface {
-    let interface = pair.far.run(|| XdpInterface::attach(Pair::FAR, mode)).unwrap();
-    assert_eq!(interface.mode(), mode);
-    interface
-}
-
-fn open(pair: &Pair, interface: &XdpInterface) -> AfXdpLink {
-    pair.far.run(|| AfXdpLink::open(interface, 0, Options::default())).unwrap()
-}
-
-fn socket(host: &Namespace, address: impl Into<SocketAddr>) -> UdpSocket {
-    let address = address.into();
-    let socket = host.run(|| UdpSocket::bind(address)).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    socket
-}
-
-/// Waits until the counter has reached `least`.
-fn expect(interface: &XdpInterface, counter: Counter, least: u64) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while interface.counters().unwrap()[counter as usize] < least {
-        assert!(Instant::now() < deadline, "{}: {:?}", counter.name(), interface.counters());
-    }
-}
-
-/// The owned flow reaches the link; another port, ARP, neighbour discovery and ICMP reach the kernel.
-fn steers(mode: Mode) {
-    let pair = Pair::new();
-    let interface = attach(&pair, mode);
-    let mut link = open(&pair, &interface);
-    interface.own(FlowKey::new(FAR, OWNED, UDP)).unwrap();
-    interface.own(FlowKey::new(FAR6, OWNED, UDP)).unwrap();
-    let near = socket(&pair.near, (NEAR, 0));
-    let near6 = socket(&pair.near, (Ipv6Addr::UNSPECIFIED, 0));
-    let kernel = socket(&pair.far, (FAR, KERNEL));
-
-    near.send_to(b"for the stack", (FAR, OWNED)).unwrap();
-    near.send_to(b"for the kernel", (FAR, KERNEL)).unwrap();
-    near6.send_to(b"for the stack, 6", (FAR6, OWNED)).unwrap();
-    let mut frames = receive(&mut link, 2);
-    frames.sort_by_key(Vec::len);
-    assert!(frames[0].ends_with(b"for the stack") && frames[1].ends_with(b"for the stack, 6"));
-    let mut buffer = [0; 64];
-    let len = kernel.recv(&mut buffer).unwrap();
-    assert_eq!(&buffer[..len], b"for the kernel");
-    expect(&interface, Counter::Redirected, 2);
-    expect(&interface, Counter::PassNotOwned, 1);
-    expect(&interface, Counter::PassNotIp, 1);
-
-    // The far kernel still answers for itself: a port that nobody has is unreachable.
-    for target in [FAR, FAR6] {
-        let probe = socket(&pair.near, (if target.is_ipv4() { NEAR } else { NEAR6 }, 0));
-        probe.connect((target, 9)).unwrap();
-        probe.send(b"anyone?").unwrap();
-        assert_eq!(
-            probe.recv(&mut buffer).unwrap_err().kind(),
-            std::io::ErrorKind::ConnectionRefused,
-            "{target}"
-        );
-    }
-
-    // Given back, the flow is the kernel's; without a link, so is an owned one.
-    interface.disown(FlowKey::new(FAR, OWNED, UDP)).unwrap();
-    interface.disown(FlowKey::new(FAR, OWNED, UDP)).unwrap();
-    let released = socket(&pair.far, (FAR, OWNED));
-    near.send_to(b"released", (FAR, OWNED)).unwrap();
-    assert_eq!(released.recv(&mut buffer).unwrap(), 8);
-    drop(link);
-    near6.send_to(b"no link", (FAR6, OWNED)).unwrap();
-    expect(&interface, Counter::NoSocket, 1);
-}
-
-#[test]
-fn steers_in_native_mode() {
-    privileged("steers_in_native_mode", || steers(Mode::Native));
-}
-
-#[test]
-fn steers_in_skb_mode() {
-    privileged("steers_in_skb_mode", || steers(Mode::Skb));
 }
 
 /// Two bursts through `sender` to an AF_XDP link at the other end, then to a kernel socket there.
@@ -260,52 +161,63 @@ fn bursts_of_the_af_xdp_ring_arrive() {
 }
 
 #[test]
-fn a_second_program_is_told_who_holds_the_interface() {
-    privileged("a_second_program_is_told_who_holds_the_interface", || {
-        let pair = Pair::new();
-        let first = attach(&pair, Mode::Native);
-        for mode in [Mode::Auto, Mode::Native, Mode::Skb] {
-            let error = pair.far.run(|| XdpInterface::attach(Pair::FAR, mode)).err().expect("it is taken");
-            let text = error.to_string();
-            let this = format!("of process {} (", std::process::id());
-            assert!(text.contains("'freena_xdp'") && text.contains(&this), "{text}");
-        }
-        drop(first);
-        attach(&pair, Mode::Skb);
-    });
-}
-
-#[test]
-fn a_second_link_on_the_queue_is_refused() {
-    privileged("a_second_link_on_the_queue_is_refused", || {
+fn super_packets_of_a_kernel_peer_arrive_as_frames_in_native_mode() {
+    privileged("super_packets_of_a_kernel_peer_arrive_as_frames_in_native_mode", || {
         let pair = Pair::new();
         let interface = attach(&pair, Mode::Native);
-        assert_eq!(interface.queues(), 1);
-        let first = open(&pair, &interface);
-        let error =
-            pair.far.run(|| AfXdpLink::open(&interface, 0, Options::default())).err().expect("it is taken");
-        assert!(error.to_string().contains("interface far, queue 0: bind: "), "{error}");
-        drop(first);
-        open(&pair, &interface);
-        let error = AfXdpLink::open(&interface, 1, Options::default()).err().expect("there is no queue 1");
-        assert_eq!(error.to_string(), "interface far has 1 queues, there is no queue 1");
+        let mut link = open(&pair, &interface);
+        interface.own(FlowKey::new(FAR, OWNED, UDP)).unwrap();
+        let near = socket(&pair.near, (NEAR, 0));
+        let size: libc::c_int = 1000;
+        // SAFETY: the pointer and the length describe `size`, which outlives the call.
+        let set = unsafe {
+            libc::setsockopt(near.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const size).cast(), 4)
+        };
+        assert_eq!(set, 0);
+        let payload = pattern(39_500);
+        near.send_to(&payload, (FAR, OWNED)).unwrap();
+        let frames = receive(&mut link, 40);
+        let got: Vec<u8> = frames.iter().flat_map(|frame| frame[42..].to_vec()).collect();
+        assert!(got == payload);
     });
 }
 
 #[test]
-fn a_vanished_interface_is_an_error() {
-    privileged("a_vanished_interface_is_an_error", || {
+fn what_can_never_be_sent_is_dropped_and_counted() {
+    privileged("what_can_never_be_sent_is_dropped_and_counted", || {
         let pair = Pair::new();
-        let mut link = open(&pair, &attach(&pair, Mode::Native));
-        ip("link delete near");
-        let deadline = Instant::now() + Duration::from_secs(5);
-        let error = loop {
-            match link.receive(64, &mut |_| {}) {
-                Ok(_) => assert!(Instant::now() < deadline, "no error"),
-                Err(error) => break error,
-            }
+        let near = XdpInterface::attach(Pair::NEAR, Mode::Native).unwrap();
+        let ring = Options { transmit: Transmit::AfXdp, ..Options::default() };
+        let mut links: [Box<dyn Link>; 2] = [
+            Box::new(AfXdpLink::open(&near, 0, ring).unwrap()),
+            Box::new(RawLink::open(Pair::NEAR, RawOptions::default()).unwrap()),
+        ];
+        let header = header([2; 6], [2; 6], OWNED, 100);
+        let long = vec![0; 70_000];
+        let chunks = [Chunk::new(&long)];
+        let good = Burst {
+            header: &header,
+            l3: 14,
+            l4: 34,
+            checksum: 6,
+            payload: &[Chunk::new(&long[..100])],
+            payload_len: 100,
+            segment: 0,
+            gso: Gso::None,
         };
-        assert_eq!(error.raw_os_error(), Some(libc::ENETDOWN));
-        assert!(link.receive(64, &mut |_| {}).is_err(), "and it stays one");
+        let bad = Burst { payload: &chunks, payload_len: 70_000, segment: 1000, gso: Gso::Udp, ..good };
+        let no_segment = Burst { gso: Gso::Udp, ..good };
+        let frame_too_long = Burst { payload: &[Chunk::new(&long[..5000])], payload_len: 5000, ..good };
+        for link in &mut links {
+            assert_eq!(
+                link.transmit(&[bad, no_segment, frame_too_long, good]).unwrap(),
+                4,
+                "{}",
+                link.info().send
+            );
+            let stats = link.stats();
+            assert_eq!((stats.tx_frames, stats.tx_dropped), (1, 70 + 1 + 1), "{}", link.info().send);
+        }
+        drop(pair);
     });
 }
