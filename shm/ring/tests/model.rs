@@ -25,7 +25,7 @@ fn operation(longest: u32) -> impl Strategy<Value = Operation> {
 /// A ring and operations whose lengths suit it: most fit, some do not.
 fn scenario() -> impl Strategy<Value = (usize, Vec<Operation>)> {
     // Miri interprets: small rings, few cases, and no file for failures.
-    let (bits, steps) = if cfg!(miri) { (7..=11_u32, 60) } else { (7..=18_u32, 400) };
+    let (bits, steps) = if cfg!(miri) { (7..=10_u32, 40) } else { (7..=18_u32, 400) };
     bits.prop_flat_map(move |bits| {
         let size = 1_usize << bits;
         (Just(size), prop::collection::vec(operation((size as u32 / 2 + 100).min(LONGEST)), 0..steps))
@@ -34,7 +34,7 @@ fn scenario() -> impl Strategy<Value = (usize, Vec<Operation>)> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 12 } else { 512 },
+        cases: if cfg!(miri) { 6 } else { 512 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -119,7 +119,7 @@ fn a_slot_keeps_its_bounds() {
 #[test]
 fn two_threads_hand_over_every_record() {
     let heap = Heap::new(1024);
-    let records = if cfg!(miri) { 200 } else { 200_000_u64 };
+    let records = if cfg!(miri) { 60 } else { 200_000_u64 };
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut cursor = ProducerCursor::default();
