@@ -117,6 +117,8 @@ impl XdpInterface {
             .map_err(|source| AttachError::Interface { interface: name.to_owned(), source })?;
         let redirect_fragments = u8::from(options.redirect_fragments);
         let mut ebpf = EbpfLoader::new()
+            // The program has no relocation against the kernel's types, whose parsing takes longer than all the rest.
+            .btf(None)
             .override_global(GLOBAL_REDIRECT_FRAGMENTS, &redirect_fragments, true)
             .load(OBJECT)
             .map_err(|error| AttachError::Load(error.into()))?;

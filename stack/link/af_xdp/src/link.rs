@@ -85,7 +85,8 @@ pub enum OpenError {
         /// How many there are.
         queues: u32,
     },
-    /// The kernel refused a step. `EBUSY`: another AF_XDP socket is bound to the queue. `ENOBUFS`, `EPERM`: more than
+    /// The kernel refused a step. `EBUSY`: another AF_XDP socket is bound to the queue, and
+    /// still was after half a second. `ENOBUFS`, `EPERM`: more than
     /// RLIMIT_MEMLOCK, without CAP_IPC_LOCK. `EOPNOTSUPP`: no zero-copy in the driver.
     #[error("AF_XDP on interface {interface}, queue {queue}: {what}: {source}")]
     Kernel {

@@ -185,6 +185,7 @@ impl GsoSender {
             // The socket's own buffer is full, or memory is short.
             libc::EAGAIN | libc::ENOMEM => After::Wait,
             // The device dropped the frame. Some segments of a super-packet may have passed: it is not sent twice.
+            // Unless it was not the first of its call: then sendmmsg told only how many passed, and it comes here once more.
             libc::ENOBUFS if burst.frames() == 1 => After::Wait,
             libc::ENETDOWN | libc::ENODEV | libc::ENXIO => After::Fail,
             libc::EINVAL if self.udp_gso == UdpGso::Untried && is_super_udp(burst) => {

@@ -10,7 +10,7 @@ use freena_link_raw::{Options as RawOptions, RawLink};
 use freena_stack_api::{Burst, Chunk, Gso, Link};
 use freena_tests::netns::{Pair, privileged};
 
-use crate::{FAR, KERNEL, NEAR, OWNED, UDP, attach, open, receive, socket};
+use crate::{FAR, FAR6, KERNEL, NEAR, OWNED, UDP, attach, open, receive, socket};
 
 fn mac(interface: &str) -> [u8; 6] {
     let output = std::process::Command::new("ip").args(["-o", "link", "show", interface]).output().unwrap();
@@ -219,5 +219,58 @@ fn what_can_never_be_sent_is_dropped_and_counted() {
             assert_eq!((stats.tx_frames, stats.tx_dropped), (1, 70 + 1 + 1), "{}", link.info().send);
         }
         drop(pair);
+    });
+}
+
+/// Ethernet, IPv6 and UDP headers from fd00::1 to fd00::2.
+fn header6(to: [u8; 6], from: [u8; 6], port: u16, payload: usize) -> Vec<u8> {
+    let mut h = [to, from].concat();
+    let length = 8 + payload as u16;
+    h.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+    h.extend(length.to_be_bytes());
+    h.extend([UDP, 64]);
+    for host in [1, 2] {
+        h.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, host]);
+    }
+    let pseudo = fold(sum(&h[22..54]) + u32::from(UDP) + u32::from(length));
+    h.extend([0x15, 0xb3]);
+    h.extend(port.to_be_bytes());
+    h.extend(length.to_be_bytes());
+    h.extend(pseudo.to_be_bytes());
+    h
+}
+
+#[test]
+fn bursts_over_ipv6_arrive() {
+    privileged("bursts_over_ipv6_arrive", || {
+        let pair = Pair::new();
+        let kernel = socket(&pair.far, (FAR6, KERNEL));
+        let (to, from) = (pair.far.run(|| mac(Pair::FAR)), mac(Pair::NEAR));
+        let near = XdpInterface::attach(Pair::NEAR, Mode::Native).unwrap();
+        let ring = Options { transmit: Transmit::AfXdp, ..Options::default() };
+        let mut links: [Box<dyn Link>; 2] = [
+            Box::new(AfXdpLink::open(&near, 0, ring).unwrap()),
+            Box::new(RawLink::open(Pair::NEAR, RawOptions::default()).unwrap()),
+        ];
+        let payload = pattern(40 * 1452 - 7);
+        let header = header6(to, from, KERNEL, payload.len());
+        let burst = Burst {
+            header: &header,
+            l3: 14,
+            l4: 54,
+            checksum: 6,
+            payload: &[Chunk::new(&payload)],
+            payload_len: payload.len() as u32,
+            segment: 1452,
+            gso: Gso::Udp,
+        };
+        for link in &mut links {
+            send(link.as_mut(), &[burst]);
+            let mut buffer = vec![0; 2048];
+            for want in payload.chunks(1452) {
+                let len = kernel.recv(&mut buffer).unwrap();
+                assert!(buffer[..len] == *want, "{}: {len} bytes, {} expected", link.info().send, want.len());
+            }
+        }
     });
 }
