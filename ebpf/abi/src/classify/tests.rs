@@ -126,7 +126,8 @@ fn ipv4_fragments() {
 fn ipv6_extension_headers_are_followed() {
     let mut ah = vec![0; 24];
     ah[1] = 4; // RFC 4302 section 2.2: length in words of four bytes, less two.
-    let chain = [options(HOP_BY_HOP, 0), options(DESTINATION_OPTIONS, 3), options(ROUTING, 2), (AUTHENTICATION, ah)];
+    let chain =
+        [options(HOP_BY_HOP, 0), options(DESTINATION_OPTIONS, 3), options(ROUTING, 2), (AUTHENTICATION, ah)];
     assert_eq!(verdict(&v6(&chain, UDP, &PORTS)), Verdict::Flow(key(V6, UDP)));
     let longest = [options(DESTINATION_OPTIONS, 255)];
     assert_eq!(verdict(&v6(&longest, UDP, &PORTS)), Verdict::Flow(key(V6, UDP)));
