@@ -84,6 +84,10 @@ next! {
     socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int { raw!(SYS_socket, domain, kind, protocol) }
     bind(fd: c_int, address: *const sockaddr, len: socklen_t) -> c_int { raw!(SYS_bind, fd, address, len) }
     connect(fd: c_int, address: *const sockaddr, len: socklen_t) -> c_int { raw!(SYS_connect, fd, address, len) }
+    listen(fd: c_int, backlog: c_int) -> c_int { raw!(SYS_listen, fd, backlog) }
+    accept(fd: c_int, address: *mut sockaddr, len: *mut socklen_t) -> c_int { raw!(SYS_accept4, fd, address, len, 0) }
+    accept4(fd: c_int, address: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int
+        { raw!(SYS_accept4, fd, address, len, flags) }
     shutdown(fd: c_int, how: c_int) -> c_int { raw!(SYS_shutdown, fd, how) }
     getsockname(fd: c_int, address: *mut sockaddr, len: *mut socklen_t) -> c_int { raw!(SYS_getsockname, fd, address, len) }
     getpeername(fd: c_int, address: *mut sockaddr, len: *mut socklen_t) -> c_int { raw!(SYS_getpeername, fd, address, len) }

@@ -365,3 +365,11 @@ pub unsafe fn splice(
 ) -> Result<isize> {
     call!(SYS_splice, from, from_offset, to, to_offset, len, flags)
 }
+
+/// The file's mode bits.
+pub fn mode(fd: c_int) -> Result<libc::mode_t> {
+    // SAFETY: `stat` is plain data, valid when zero.
+    let mut stat: libc::stat = unsafe { core::mem::zeroed() };
+    call!(SYS_fstat, fd, ptr::from_mut(&mut stat))?;
+    Ok(stat.st_mode)
+}

@@ -4,12 +4,20 @@ use crate::result::hook;
 use core::ffi::{c_int, c_uint};
 use freena_preload_control::next;
 use freena_preload_interface::{descriptors, table};
+use libc::{sockaddr, socklen_t};
 
 hook! {
     /// close(2).
     fn close(fd: c_int) -> c_int = descriptors::close(fd);
     /// close_range(2).
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int = descriptors::close_range(first, last, flags);
+    /// listen(2).
+    fn listen(fd: c_int, backlog: c_int) -> c_int = descriptors::streams_only(fd);
+    /// accept(2).
+    fn accept(fd: c_int, address: *mut sockaddr, len: *mut socklen_t) -> c_int = descriptors::streams_only(fd);
+    /// accept4(2).
+    fn accept4(fd: c_int, address: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int
+        = descriptors::streams_only(fd);
     /// ioctl(2).
     fn ioctl(fd: c_int, request: usize, arg: usize) -> c_int = descriptors::ioctl(fd, request, arg);
 }

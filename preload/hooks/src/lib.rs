@@ -6,7 +6,10 @@
 
 mod data;
 mod descriptors;
+mod exec;
 mod result;
+mod system_call;
+mod wait;
 
 use freena_preload_interface as interface;
 

@@ -177,6 +177,14 @@ pub unsafe fn ioctl(fd: c_int, request: usize, arg: usize) -> Outcome {
     }
 }
 
+/// listen(2), accept(2): not for datagram sockets.
+pub fn streams_only(fd: c_int) -> Outcome {
+    if table::hold(fd).is_some() {
+        return Err(Errno(libc::EOPNOTSUPP).into());
+    }
+    Err(Stop::Bypass(Reason::Untracked))
+}
+
 /// After recvmsg(2) on a descriptor that is not the framework's: finds framework sockets among received descriptors.
 ///
 /// # Safety

@@ -135,3 +135,25 @@ pub fn forget(fd: c_int) {
 pub fn spins() -> bool {
     token::epoll_in_use()
 }
+
+/// Before epoll_wait(2) sleeps: looks a few times, by `ask`, which is the call with no time to wait.
+pub fn wait(timeout_is_zero: bool, ask: impl Fn() -> c_int) -> Outcome {
+    if timeout_is_zero || !spins() {
+        return Err(Stop::Bypass(Reason::Untracked));
+    }
+    let before = sys::errno();
+    let mut ready = 0;
+    token::spin(|| {
+        ready = ask();
+        ready != 0
+    });
+    match ready {
+        0 => Err(Stop::Bypass(Reason::Untracked)),
+        1.. => Ok(ready as isize),
+        _ => {
+            let errno = sys::errno();
+            sys::set_errno(before);
+            Err(sys::Errno(errno).into())
+        }
+    }
+}

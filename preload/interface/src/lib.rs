@@ -20,14 +20,14 @@ pub mod ancillary;
 pub mod companion;
 pub mod descriptors;
 pub mod epoll;
-//EXEC
+pub mod exec;
 pub mod lock;
 pub mod names;
 pub mod options;
 pub mod outcome;
-//POLL
+pub mod poll;
 pub mod receive;
-//SELECT
+pub mod select;
 pub mod send;
 pub mod socket;
 pub mod table;

@@ -1,0 +1,81 @@
+//! syscall(2): the calls that a program makes by number.
+
+use crate::{data, descriptors, wait};
+use core::ffi::{c_int, c_long, c_uint};
+use core::ptr::with_exposed_provenance_mut as pointer;
+use freena_preload_control::next;
+use freena_preload_interface::table;
+
+/// syscall(2): those that would touch a framework socket go to the hook of the same name, all others to the kernel
+/// unchanged.
+///
+/// # Safety
+/// That of the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn syscall(
+    number: c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+) -> c_long {
+    // SAFETY: the program's arguments, in the order of the system call (its man page).
+    unsafe {
+        if is_waiting(number) {
+            return match number {
+                #[cfg(target_arch = "x86_64")]
+                libc::SYS_poll => c_long::from(wait::poll(pointer(a), b as _, c as c_int)),
+                _ => next::syscall(number, a, b, c, d, e, f),
+            };
+        }
+        if !concerns_framework(number, a) {
+            return next::syscall(number, a, b, c, d, e, f);
+        }
+        let fd = a as c_int;
+        let result = match number {
+            libc::SYS_socket => data::socket(fd, b as c_int, c as c_int) as isize,
+            libc::SYS_bind => data::bind(fd, pointer(b), c as c_uint) as isize,
+            libc::SYS_connect => data::connect(fd, pointer(b), c as c_uint) as isize,
+            libc::SYS_sendto => data::sendto(fd, pointer(b), c, d as c_int, pointer(e), f as c_uint),
+            libc::SYS_recvfrom => data::recvfrom(fd, pointer(b), c, d as c_int, pointer(e), pointer(f)),
+            libc::SYS_sendmsg => data::sendmsg(fd, pointer(b), c as c_int),
+            libc::SYS_recvmsg => data::recvmsg(fd, pointer(b), c as c_int),
+            libc::SYS_sendmmsg => data::sendmmsg(fd, pointer(b), c as c_uint, d as c_int) as isize,
+            libc::SYS_recvmmsg => {
+                data::recvmmsg(fd, pointer(b), c as c_uint, d as c_int, pointer(e)) as isize
+            }
+            libc::SYS_read => data::read(fd, pointer(b), c),
+            libc::SYS_write => data::write(fd, pointer(b), c),
+            libc::SYS_close => descriptors::close(fd) as isize,
+            libc::SYS_close_range => descriptors::close_range(a as c_uint, b as c_uint, c as c_int) as isize,
+            libc::SYS_dup => descriptors::dup(fd) as isize,
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_dup2 => descriptors::dup2(fd, b as c_int) as isize,
+            libc::SYS_dup3 => descriptors::dup3(fd, b as c_int, c as c_int) as isize,
+            _ => next::syscall(number, a, b, c, d, e, f) as isize,
+        };
+        result as c_long
+    }
+}
+
+fn is_waiting(number: c_long) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let waiting = number == libc::SYS_poll;
+    #[cfg(not(target_arch = "x86_64"))]
+    let waiting = number < 0;
+    waiting
+}
+
+/// Whether the call makes or ends descriptors, or its first argument is one of the framework's.
+fn concerns_framework(number: c_long, first: usize) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if number == libc::SYS_dup2 {
+        return true;
+    }
+    match number {
+        libc::SYS_socket | libc::SYS_close | libc::SYS_close_range | libc::SYS_dup | libc::SYS_dup3 => true,
+        _ => i32::try_from(first).is_ok_and(table::is_tracked),
+    }
+}

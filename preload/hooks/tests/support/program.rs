@@ -1,0 +1,95 @@
+//! Real programs run under the library.
+
+use super::FakeServer;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+/// How long a program may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The library under test: beside the test binary, where cargo puts it.
+pub fn library() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let test = std::env::current_exe().expect("path of this test");
+        let folder = test.parent().expect("deps folder");
+        let places = [folder.join("libfreena_preload.so"), folder.join("../libfreena_preload.so")];
+        let found = places.iter().find(|path| path.exists()).cloned();
+        found.unwrap_or_else(|| {
+            panic!("libfreena_preload.so is not in {}: build freena-preload first", folder.display())
+        })
+    })
+}
+
+/// Puts the library in front of a program.
+pub fn preload(command: &mut Command, control: &Path) {
+    command
+        .env("LD_PRELOAD", library())
+        .env("FREENA_CONTROL", control)
+        .env("FREENA_SETTINGS", "v=1 datagram=udp spin_us=50 exec=1")
+        .env("FREENA_LOG", "1");
+}
+
+/// Runs to the end; kills what does not end.
+pub fn finish(mut command: Command) -> Output {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let start = Instant::now();
+    while child.try_wait().expect("wait").is_none() {
+        if start.elapsed() > LIMIT {
+            child.kill().expect("kill");
+            let output = child.wait_with_output().expect("output");
+            panic!("hangs: {command:?}\n{}", String::from_utf8_lossy(&output.stderr));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().expect("output")
+}
+
+/// Runs a Python script under the library; returns what it wrote to stderr. The script fails by an exception.
+pub fn python(server: &FakeServer, script: &str) -> String {
+    let mut command = Command::new("python3");
+    command.arg("-c").arg(format!("{PRELUDE}\n{script}"));
+    preload(&mut command, &server.path);
+    succeed(command, script)
+}
+
+const PRELUDE: &str = "
+import ctypes, errno, fcntl, os, select, signal, socket, struct, sys, threading, time, termios
+def udp(addr=('127.0.0.1', 0), family=socket.AF_INET, **kw):
+    s = socket.socket(family, socket.SOCK_DGRAM, **kw); s.bind(addr); return s
+def raises(number, call, *args):
+    try: call(*args)
+    except OSError as e: assert e.errno == number, e; return
+    raise AssertionError('no error')
+PEER = ('127.0.0.7', 4242)
+";
+
+/// Compiles a C program and runs it under the library; returns what it wrote to stderr.
+pub fn c(server: &FakeServer, source: &str, flags: &[&str]) -> String {
+    let mut command = Command::new(compile(source, flags));
+    preload(&mut command, &server.path);
+    succeed(command, source)
+}
+
+/// Compiles a C program; returns its path.
+pub fn compile(source: &str, flags: &[&str]) -> PathBuf {
+    let folder = tempfile::tempdir().expect("temporary folder").keep();
+    let (code, program) = (folder.join("program.c"), folder.join("program"));
+    fs::write(&code, source).expect("write");
+    let mut command = Command::new("cc");
+    command.args(["-Wall", "-pthread", "-D_GNU_SOURCE", "-o"]).arg(&program).arg(&code).args(flags);
+    let output = finish(command);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    program
+}
+
+fn succeed(command: Command, what: &str) -> String {
+    let output = finish(command);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{:?}\n{what}\n--- stderr:\n{stderr}", output.status);
+    stderr
+}
