@@ -63,7 +63,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 assert libc.connect(s.fileno(), struct.pack('H14x', socket.AF_UNSPEC), 16) == 0
 raises(errno.ENOTCONN, s.getpeername)
 raises(errno.EDESTADDRREQ, s.send, b'x')
-raises(errno.EINVAL, s.bind, ('127.0.0.1', 0))
+raises(errno.EINVAL, s.bind, ('127.0.0.1', 0)) # that send has bound it again
+s.sendto(b'again', PEER); assert s.recvfrom(9) == (b'again', PEER)
 raises(errno.EOPNOTSUPP, s.listen, 1)
 ",
     );
@@ -196,7 +197,6 @@ assert s.getsockopt(S, socket.SO_DOMAIN) == socket.AF_INET and s.getsockopt(S, s
 assert s.getsockopt(S, socket.SO_ERROR) == 0
 s.setsockopt(S, socket.SO_RCVBUF, 5000); assert s.getsockopt(S, socket.SO_RCVBUF) == 10000
 raises(errno.ENOPROTOOPT, s.setsockopt, 0, 12345, 1)
-raises(errno.EPERM if os.getuid() else errno.EINVAL, s.setsockopt, 0, 1, b'')
 raises(errno.ENOTTY, fcntl.ioctl, s, 0x5401, bytearray(99))
 assert not os.isatty(s.fileno())
 ",
@@ -206,14 +206,6 @@ assert not os.isatty(s.fileno())
 #[test]
 fn errors_and_shutdown() {
     let server = FakeServer::start();
-    let shared = std::sync::Arc::clone(&server.shared);
-    let asker = std::thread::spawn(move || {
-        // The program's first datagram asks for an error.
-        while shared.records.load(std::sync::atomic::Ordering::Relaxed) == 0 {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    });
     python(
         &server,
         "
@@ -226,7 +218,6 @@ u = udp(); raises(errno.ENOTCONN, u.shutdown, socket.SHUT_RD)
 v = udp(); v.sendto(b'x', PEER); assert v.recv(9) == b'x'
 ",
     );
-    asker.join().expect("thread");
 }
 
 #[test]

@@ -343,6 +343,11 @@ unsafe fn through_kernel(fd: c_int, held: &Held, datagram: &Datagram) -> Result<
     } else if app.status.load(Ordering::Relaxed) & status::CORKED != 0 && !crate::options::is_corked(kernel) {
         app.status.fetch_and(!status::CORKED, Ordering::Relaxed);
     }
+    if names::get(app).local.port == 0 {
+        // The kernel has chosen a port, even if it then refused to send, for a socket that had given its own up by
+        // disconnecting.
+        companion::change(fd, held, |_| Ok(()))?;
+    }
     match result {
         Err(Errno(libc::EAGAIN)) => Err(Error::WouldBlock),
         result => Ok(result?),
@@ -369,6 +374,9 @@ unsafe fn attempt(held: &Held, datagram: &Datagram) -> Result<Attempt, Error> {
         }
     }
     let names = names::get(app);
+    if names.local.port == 0 {
+        return Ok(Attempt::ThroughKernel);
+    }
     let wanted = app.options.load(Ordering::Relaxed);
     let family6 = wanted & options::FAMILY6 != 0;
     let to = if datagram.name.is_null() {

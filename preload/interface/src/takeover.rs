@@ -56,9 +56,11 @@ pub unsafe fn bind(fd: c_int, address: *const sockaddr, len: socklen_t) -> Outco
         Entry::Untracked => Err(Stop::Bypass(Reason::Untracked)),
         _ if process::is_vfork_child() => Err(Stop::Bypass(Reason::VforkChild)),
         Entry::Framework(_) => {
-            // The kernel has the answer: EINVAL for a second bind.
+            // The kernel has the answer: EINVAL for a second bind, unless disconnecting gave the port up.
+            let held = table::hold(fd).ok_or(Stop::Bypass(Reason::Untracked))?;
             // SAFETY: the kernel checks the program's pointer.
-            companion::forward(fd, |kernel| unsafe { sys::bind_raw(kernel, address, len) })
+            let bind = |kernel| Ok(unsafe { sys::bind_raw(kernel, address, len) }?);
+            Ok(companion::change(fd, &held, bind)?)
         }
         Entry::Candidate(candidate) => {
             // SAFETY: the program's pointer, which the kernel checks; bind is no cancellation point.
@@ -213,6 +215,8 @@ fn install(fd: c_int, candidate: Candidate, end: c_int, held: Held) -> Result<()
     names::refresh(app, fd);
     options::copy_timeout(fd, end, libc::SO_RCVTIMEO);
     options::copy_timeout(fd, end, libc::SO_SNDTIMEO);
+    // Small, so that one message makes the descriptor unwritable (see `token::fill`).
+    let _ = sys::set_option(end, libc::SOL_SOCKET, libc::SO_SNDBUF, &(token::FILL_LEN as c_int));
     copy_status(fd, end, &held)?;
     let mut result = Err(Errno(libc::EBADF));
     for number in table::duplicates(candidate) {

@@ -18,12 +18,17 @@ use freena_shm_abi::app::status;
 use freena_shm_ring::{kick, wake};
 use sys::Errno;
 
-static FILL: [u8; 8192] = {
-    let mut bytes = [0; 8192];
+/// Length of the message that says "full".
+pub const FILL_LEN: usize = 8192;
+
+static FILL: [u8; FILL_LEN] = {
+    let mut bytes = [0; FILL_LEN];
     bytes[0] = b'f';
     bytes
 };
 const QUIET: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+/// Messages that fill the send buffer for sure.
+const FILL_TRIES: u32 = 8;
 /// How often to yield while a token that was announced is on its way.
 const TOKEN_TRIES: u32 = 50;
 
@@ -55,8 +60,15 @@ pub fn kick_if_needed(fd: c_int, held: &Held) {
 
 /// Makes the descriptor unwritable until the server has emptied half of the transmit ring.
 pub fn fill(fd: c_int, held: &Held) {
-    message(fd, held, &FILL);
-    message(fd, held, b"k");
+    kick_if_needed(fd, held);
+    // How much the kernel counts for one message depends on its version: more, until it takes no more.
+    for _ in 0..FILL_TRIES {
+        match sys::send(fd, &FILL, QUIET) {
+            Ok(_) => {}
+            Err(Errno(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) => return mark_dead(held),
+            Err(_) => return,
+        }
+    }
 }
 
 /// Lets another thread that waits have a token too.

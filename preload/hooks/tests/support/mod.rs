@@ -292,13 +292,11 @@ fn pair(id: u64) -> Result<(OwnedFd, OwnedFd)> {
     let mut fds = [0; 2];
     let (address, len) =
         unix_address(format!("\0freena-socket:{:x}-{}:{id}", std::process::id(), nonce()).as_bytes());
-    let size: libc::c_int = 4096;
     // SAFETY: plain system calls with valid arguments.
     unsafe {
         cvt(libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr()))?;
         let (end, application) = (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1]));
         cvt(libc::bind(fds[0], ptr::from_ref(&address).cast(), len))?;
-        cvt(libc::setsockopt(fds[1], libc::SOL_SOCKET, libc::SO_SNDBUF, ptr::from_ref(&size).cast(), 4))?;
         Ok((end, application))
     }
 }

@@ -10,17 +10,23 @@ use std::{fs, thread};
 /// How long a program may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The library under test: beside the test binary, where cargo puts it.
+/// The library under test.
 pub fn library() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
+        // Cargo does not build a cdylib for the tests of its own package.
         let test = std::env::current_exe().expect("path of this test");
-        let folder = test.parent().expect("deps folder");
-        let places = [folder.join("libfreena_preload.so"), folder.join("../libfreena_preload.so")];
-        let found = places.iter().find(|path| path.exists()).cloned();
-        found.unwrap_or_else(|| {
-            panic!("libfreena_preload.so is not in {}: build freena-preload first", folder.display())
-        })
+        let folder = test.ancestors().nth(2).expect("the profile's folder");
+        let mut build = Command::new(env!("CARGO"));
+        build
+            .args(["build", "--offline", "-p", "freena-preload", "--target-dir"])
+            .arg(folder.parent().expect("target"));
+        if folder.ends_with("release") {
+            build.arg("--release");
+        }
+        let output = build.output().expect("cargo");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        folder.join("libfreena_preload.so")
     })
 }
 
