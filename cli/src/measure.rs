@@ -1,12 +1,197 @@
 //! `freena bench` and `freena demo`.
+
+use clap::{Subcommand, ValueEnum};
+use freena_perf::bench::{self, Load, Options, Report, Series};
+use freena_perf::lab::{self, Access};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// What to measure.
 #[derive(Debug, clap::Args)]
-pub(crate) struct BenchArgs {}
-#[derive(Debug, clap::Args)]
-pub(crate) struct DemoArgs {}
-pub(crate) fn bench(_: &BenchArgs) -> miette::Result<ExitCode> {
-    Err(miette::miette!("not yet"))
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    what: What,
 }
-pub(crate) fn demo(_: &DemoArgs) -> miette::Result<ExitCode> {
-    Err(miette::miette!("not yet"))
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Received throughput against datagram size: bursts and a steady stream
+    Throughput(MeasureArgs),
+    /// Half round trips of a ping-pong
+    Latency(MeasureArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct MeasureArgs {
+    /// Payload sizes in bytes, 16 to 1472
+    #[arg(long, value_delimiter = ',', value_name = "BYTES")]
+    sizes: Option<Vec<usize>>,
+
+    /// Length of each run in seconds
+    #[arg(long, value_name = "S")]
+    seconds: Option<f64>,
+
+    /// Runs of each series, of which the median counts
+    #[arg(long, value_name = "N")]
+    rounds: Option<u32>,
+
+    /// Series to measure [default: all but the kernel's UDP_GRO, which carries rows, not datagrams]
+    #[arg(long, value_delimiter = ',', value_name = "SERIES")]
+    series: Option<Vec<SeriesName>>,
+
+    /// Offer steady streams only, or bursts only
+    #[arg(long, value_name = "LOAD")]
+    load: Option<LoadName>,
+
+    /// Arguments for freena-stack, such as `--poll busy`
+    #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
+    server: Option<String>,
+
+    /// Write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Write a plot as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SeriesName {
+    KernelSendto,
+    KernelSendmmsg,
+    KernelSegment,
+    KernelSegmentGro,
+    Framework,
+    RawAfXdp,
+    RawGso,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LoadName {
+    Burst,
+    Steady,
+}
+
+/// The main job.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DemoArgs {
+    /// Folder for the table, the figures and the plots
+    #[arg(long, value_name = "FOLDER", default_value = "freena-demo")]
+    output: PathBuf,
+
+    /// Length of each run in seconds
+    #[arg(long, value_name = "S", default_value_t = 2.0)]
+    seconds: f64,
+}
+
+/// Runs a benchmark.
+///
+/// # Errors
+/// No hosts can be made, an option is out of bounds, or a file cannot be written.
+pub(crate) fn bench(args: &BenchArgs) -> miette::Result<ExitCode> {
+    enter()?;
+    let (args, throughput) = match &args.what {
+        What::Throughput(args) => (args, true),
+        What::Latency(args) => (args, false),
+    };
+    let mut options = options()?;
+    if let Some(sizes) = &args.sizes {
+        options.sizes.clone_from(sizes);
+    }
+    if let Some(seconds) = args.seconds {
+        options.seconds = seconds;
+    }
+    if let Some(rounds) = args.rounds {
+        options.rounds = rounds;
+    }
+    if let Some(series) = &args.series {
+        options.series = series.iter().map(|name| series_of(*name)).collect();
+    }
+    match args.load {
+        Some(LoadName::Burst) => options.loads = vec![Load::Burst],
+        Some(LoadName::Steady) => options.loads = vec![Load::Steady],
+        None => {}
+    }
+    if let Some(server) = &args.server {
+        options.server_arguments = server.split_whitespace().map(str::to_owned).collect();
+    }
+    let report = if throughput { measure_throughput(&options)? } else { measure_latency(options)? };
+    println!("{}", report.table());
+    if let Some(path) = &args.json {
+        write(path, &report.to_json())?;
+    }
+    if let Some(path) = &args.plot {
+        report.write_svg(path).map_err(|error| miette::miette!("{}: {error}", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Two hosts, a server on each, unmodified programs between them, table and plots.
+///
+/// # Errors
+/// As for [`bench`].
+pub(crate) fn demo(args: &DemoArgs) -> miette::Result<ExitCode> {
+    let access = enter()?;
+    println!("Two hosts: network namespaces joined by a veth pair; on each a freena-stack; between them unmodified programs.");
+    let mut options = options()?;
+    options.seconds = args.seconds;
+    if access == Access::UserNamespace {
+        println!(
+            "Left out, since this is a user without root: AF_XDP (it needs CAP_BPF in the first user namespace). \
+             The servers use packet sockets inside a user namespace instead."
+        );
+        options.series.retain(|series| !matches!(series, Series::RawAfXdp | Series::RawGso));
+    }
+    fs::create_dir_all(&args.output).map_err(|error| miette::miette!("{}: {error}", args.output.display()))?;
+    let throughput = measure_throughput(&options)?;
+    save(&throughput, &args.output, "throughput")?;
+    options.sizes = vec![64];
+    let latency = measure_latency(options)?;
+    save(&latency, &args.output, "latency")?;
+    println!("Tables, figures and plots are in {}", args.output.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn enter() -> miette::Result<Access> {
+    lab::enter().map_err(|error| miette::miette!("cannot make the hosts: {error}"))
+}
+
+fn options() -> miette::Result<Options> {
+    Options::new().map_err(|error| miette::miette!("{error}"))
+}
+
+fn measure_throughput(options: &Options) -> miette::Result<Report> {
+    bench::throughput(options).map_err(|error| miette::miette!("{error}"))
+}
+
+fn measure_latency(mut options: Options) -> miette::Result<Report> {
+    options.series.retain(|series| matches!(series, Series::KernelSendto | Series::Framework));
+    bench::latency(&options).map_err(|error| miette::miette!("{error}"))
+}
+
+fn save(report: &Report, folder: &Path, name: &str) -> miette::Result<()> {
+    let table = report.table();
+    println!("{table}");
+    write(&folder.join(format!("{name}.txt")), &table)?;
+    write(&folder.join(format!("{name}.json")), &report.to_json())?;
+    let plot = folder.join(format!("{name}.svg"));
+    report.write_svg(&plot).map_err(|error| miette::miette!("{}: {error}", plot.display()))
+}
+
+fn write(path: &Path, text: &str) -> miette::Result<()> {
+    fs::write(path, text).map_err(|error| miette::miette!("{}: {error}", path.display()))
+}
+
+fn series_of(name: SeriesName) -> Series {
+    match name {
+        SeriesName::KernelSendto => Series::KernelSendto,
+        SeriesName::KernelSendmmsg => Series::KernelSendmmsg,
+        SeriesName::KernelSegment => Series::KernelSegment,
+        SeriesName::KernelSegmentGro => Series::KernelSegmentGro,
+        SeriesName::Framework => Series::Framework,
+        SeriesName::RawAfXdp => Series::RawAfXdp,
+        SeriesName::RawGso => Series::RawGso,
+    }
 }
