@@ -249,6 +249,12 @@ pub fn sched_yield() {
     let _ = call!(SYS_sched_yield, 0);
 }
 
+/// Sleeps for less than a second, or until a signal was handled.
+pub fn sleep(nanoseconds: i64) {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: nanoseconds };
+    let _ = call!(SYS_clock_nanosleep, libc::CLOCK_MONOTONIC, 0, ptr::from_ref(&time), 0);
+}
+
 /// getpid(2), from the kernel.
 pub fn getpid() -> u32 {
     call!(SYS_getpid, 0).unwrap_or(0) as u32

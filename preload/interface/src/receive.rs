@@ -15,6 +15,8 @@ use libc::{iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, timespec};
 
 /// After this many receives in a row that found nothing, the kernel is asked whether the server still lives.
 const EMPTY_TRIES: u32 = 16;
+/// So many datagrams without waiting are a stream: the next ones are not worth a process switch each.
+const STREAM: u32 = 8;
 /// Most elements of an array of buffers (`UIO_MAXIOV`, readv(2)).
 const MAX_VECTORS: usize = 1024;
 
@@ -289,7 +291,8 @@ fn receive_many(
             if wanted & libc::MSG_DONTWAIT != 0 || state & status::NONBLOCK != 0 {
                 return Err(Error::WouldBlock.into());
             }
-            if token::spin(|| held.has_data() || held.page().error.0.load(Ordering::Relaxed) != 0) {
+            let ready = || held.has_data() || held.page().error.0.load(Ordering::Relaxed) != 0;
+            if held.end_streak() >= STREAM && token::pause(ready) || token::spin(ready) {
                 waited = None;
                 continue;
             }
@@ -349,6 +352,7 @@ fn take(
         let taken = take_from_rings(held, &mut side, peek, max, visit)?;
         if taken > 0 {
             held.note_empty(false);
+            held.note_received(taken);
             if held.has_data() {
                 token::wake_another(fd, held);
             } else {

@@ -37,6 +37,8 @@ pub struct Socket {
     rings: UnsafeCell<[ConsumerCursor; MAX_RX_RINGS]>,
     /// Receives in a row that found nothing.
     empty: AtomicU32,
+    /// Datagrams received since a receive last had to wait.
+    streak: AtomicU32,
 }
 
 // SAFETY: `mapping` is written before `refs` becomes positive and dropped after it became zero; `route` is touched only
@@ -201,6 +203,19 @@ impl Held {
         page.rx[..self.sizes().rx_rings as usize]
             .iter()
             .any(|ring| ring.tail.0.load(Ordering::Acquire) != ring.head.0.load(Ordering::Relaxed))
+    }
+
+    /// Counts datagrams received without waiting.
+    #[inline]
+    pub fn note_received(&self, count: usize) {
+        let streak = self.0.streak.load(Ordering::Relaxed);
+        // Under the receive lock, so nobody else adds.
+        self.0.streak.store(streak.saturating_add(count as u32), Ordering::Relaxed);
+    }
+
+    /// A receive has to wait: how many did not, before it.
+    pub fn end_streak(&self) -> u32 {
+        self.0.streak.swap(0, Ordering::Relaxed)
     }
 
     /// Counts receives in a row that found nothing: notes one and returns how many before it, or starts anew.

@@ -32,6 +32,11 @@ const FILL_TRIES: u32 = 8;
 /// How often to yield while a token that was announced is on its way.
 const TOKEN_TRIES: u32 = 50;
 
+/// How long a pause is asked to last; the kernel adds the timer's slack, by default 50 us (prctl(2)).
+const PAUSE_NANOSECONDS: i64 = 20_000;
+/// Pauses before the ordinary way of waiting.
+const PAUSES: u32 = 2;
+
 static EPOLL_IN_USE: AtomicBool = AtomicBool::new(false);
 
 /// Whether a framework socket was ever given to an epoll instance.
@@ -186,4 +191,13 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> bool {
         }
         sys::sched_yield();
     }
+}
+
+/// In a stream: sleeps for a moment, so that many datagrams have arrived when it ends, rather than switching to the
+/// server and back for each few of them. Bounded by a few times the timer's slack.
+pub fn pause(ready: impl Fn() -> bool) -> bool {
+    (0..PAUSES).any(|_| {
+        sys::sleep(PAUSE_NANOSECONDS);
+        ready()
+    })
 }
