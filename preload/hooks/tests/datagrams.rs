@@ -229,7 +229,7 @@ fn many_at_once() {
 #include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
-#include <string.h>
+#include <stddef.h>
 #include <sys/socket.h>
 int main(void) {
     int s = socket(AF_INET, SOCK_DGRAM, 0);
@@ -265,6 +265,9 @@ int main(void) {
     to.sin_port = 0;
     assert(sendto(s, "x", 1, 0, (void *)&to, sizeof to) == -1 && errno == EINVAL);
     assert(sendto(s, "x", 1, 0, (void *)&to, 3) == -1 && errno == EINVAL);
+    to.sin_port = htons(4242);
+    assert(sendto(s, NULL, 1, 0, (void *)&to, sizeof to) == -1 && errno == EFAULT);
+    assert(sendto(s, NULL, 0, 0, (void *)&to, sizeof to) == 0 && recv(s, NULL, 0, 0) == 0);
     to.sin_family = 99;
     assert(sendto(s, "x", 1, 0, (void *)&to, sizeof to) == -1 && errno == EAFNOSUPPORT);
     return 0;

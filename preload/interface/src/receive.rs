@@ -42,8 +42,8 @@ impl View<'_> {
         Endpoint { addr: record.peer, scope: record.scope, port: record.peer_port, family: 6, pad: 0 }
     }
 
-    /// Copies as much as fits; returns how much.
-    unsafe fn scatter(&self, vectors: *const iovec, count: usize) -> usize {
+    /// Copies as much as fits; returns how much. `EFAULT` for a null buffer.
+    unsafe fn scatter(&self, vectors: *const iovec, count: usize) -> Result<usize, Error> {
         let mut copied = 0;
         for index in 0..count {
             if copied == self.len {
@@ -53,11 +53,14 @@ impl View<'_> {
             unsafe {
                 let vector = *vectors.add(index);
                 let take = vector.iov_len.min(self.len - copied);
+                if take > 0 && vector.iov_base.is_null() {
+                    return Err(Error::Kernel(Errno(libc::EFAULT)));
+                }
                 self.message.read_raw(self.offset + copied, vector.iov_base.cast(), take);
                 copied += take;
             }
         }
-        copied
+        Ok(copied)
     }
 
     /// `MSG_TRUNC` if `copied` is not all there was.
@@ -90,7 +93,7 @@ pub unsafe fn recvfrom(
     let vector = iovec { iov_base: bytes, iov_len: len };
     let visit = |held: &Held, view: &View<'_>| {
         // SAFETY: the caller's.
-        let copied = unsafe { view.scatter(&vector, 1) };
+        let copied = unsafe { view.scatter(&vector, 1) }?;
         if !from.is_null() && !from_len.is_null() {
             // SAFETY: the caller's.
             unsafe { address::give(&view.source(), is_family6(held), from, from_len) }?;
@@ -116,7 +119,7 @@ pub unsafe fn readv(fd: c_int, vectors: *const iovec, count: c_int) -> Outcome {
     }
     let count = usize::try_from(count).ok().filter(|n| *n <= MAX_VECTORS).ok_or(Error::Invalid)?;
     // SAFETY: the caller's.
-    receive(fd, 0, |_, view| Ok(unsafe { view.scatter(vectors, count) } as isize))
+    receive(fd, 0, |_, view| Ok(unsafe { view.scatter(vectors, count) }? as isize))
 }
 
 /// recvmsg(2).
@@ -224,7 +227,7 @@ unsafe fn fill_message(
 ) -> Result<isize, Error> {
     // SAFETY: the caller's: checked by `check`, and the program's memory.
     unsafe {
-        let copied = view.scatter((*message).msg_iov, (*message).msg_iovlen);
+        let copied = view.scatter((*message).msg_iov, (*message).msg_iovlen)?;
         if !(*message).msg_name.is_null() {
             let name_len = &raw mut (*message).msg_namelen;
             address::give(&view.source(), is_family6(held), (*message).msg_name.cast(), name_len)?;

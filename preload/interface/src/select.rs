@@ -135,7 +135,7 @@ pub unsafe fn select(
     sleep: impl Fn(Option<u64>) -> c_int,
 ) -> Outcome {
     let bypass = Err(Stop::Bypass(Reason::Untracked));
-    if count < 0 || table::word(0) == 0 && table::tracked(0, u32::MAX).next().is_none() {
+    if count < 0 || table::is_empty() {
         return bypass;
     }
     if count as usize > FD_SETSIZE {

@@ -191,10 +191,18 @@ impl Datagram {
         })
     }
 
-    /// Payload bytes.
-    unsafe fn len(&self) -> usize {
-        // SAFETY: the caller's: `count` vectors are the program's.
-        (0..self.count).fold(0usize, |sum, i| sum.saturating_add(unsafe { (*self.vectors.add(i)).iov_len }))
+    /// Payload bytes. `EFAULT` for a null buffer; what other pointers lead to is found out by copying.
+    unsafe fn len(&self) -> Result<usize, Error> {
+        let mut sum = 0usize;
+        for index in 0..self.count {
+            // SAFETY: the caller's: `count` vectors are the program's.
+            let vector = unsafe { *self.vectors.add(index) };
+            if vector.iov_base.is_null() && vector.iov_len != 0 {
+                return Err(Error::Kernel(Errno(libc::EFAULT)));
+            }
+            sum = sum.saturating_add(vector.iov_len);
+        }
+        Ok(sum)
     }
 
     /// Sends it on a kernel socket.
@@ -405,7 +413,7 @@ unsafe fn attempt(held: &Held, datagram: &Datagram) -> Result<Attempt, Error> {
     }
     let fields = if v4 { &app.header_fields_v4 } else { &app.header_fields }.load(Ordering::Relaxed);
     // SAFETY: the caller's.
-    let len = unsafe { datagram.len() };
+    let len = unsafe { datagram.len() }?;
     if len > if v4 { MAX_V4 } else { MAX_V6 } {
         return Err(Error::TooLong);
     }

@@ -77,6 +77,12 @@ pub fn word(fd: c_int) -> u64 {
     place(fd).map_or(0, |place| place.load(Ordering::Acquire))
 }
 
+/// Whether no descriptor was ever tracked.
+#[inline]
+pub fn is_empty() -> bool {
+    END.load(Ordering::Relaxed) == 0
+}
+
 /// Whether the library has anything to do with a descriptor.
 #[inline]
 pub fn is_tracked(fd: c_int) -> bool {
