@@ -109,6 +109,11 @@ impl Namespace {
         assert_eq!(result, 0, "setns: {}", io::Error::last_os_error());
     }
 
+    /// Descriptor of the namespace, for setns(2). Open as long as `self` is.
+    pub fn descriptor(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+
     /// Descriptor of the namespace, for `ip link ... netns /proc/PID/fd/N`.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
