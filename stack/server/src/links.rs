@@ -64,13 +64,15 @@ pub fn open(name: &str, args: &Args, network: &Network) -> Result<(Interface, Ve
             }
         },
     };
+    // A raw link hands over super-packets whole.
+    let budget = if xdp.is_some() { 128 } else { 8 };
     let mut ports = Vec::new();
     for link in links {
         let link = match &args.trace {
             Some(path) => traced(link, path)?,
             None => link,
         };
-        ports.push(Port { link, ifindex: device.index, mac });
+        ports.push(Port { link, ifindex: device.index, mac, budget, sees_all: xdp.is_none() });
     }
     Ok((Interface { name: name.to_owned(), ifindex: device.index, xdp }, ports))
 }

@@ -21,9 +21,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Default size of a transmit ring in bytes.
-const TX_SIZE: u32 = 512 << 10;
+const TX_SIZE: u32 = 1 << 20;
 /// Default size of a receive ring in bytes.
-const RX_SIZE: u32 = 1 << 20;
+const RX_SIZE: u32 = 4 << 20;
 /// Send buffer of both ends of a pair, in bytes as setsockopt takes it: some kicks fit, a fill of 8 KiB takes it all.
 const PAIR_BUFFER: i32 = 8 << 10;
 /// How long a `SYNC` may wait for a worker.

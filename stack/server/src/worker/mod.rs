@@ -9,6 +9,7 @@
 
 mod companion;
 mod idle;
+mod local;
 mod path;
 mod receive;
 mod table;
@@ -16,13 +17,16 @@ mod transmit;
 
 pub use idle::PollMode;
 pub use path::Network;
+use local::Locals;
 use path::Paths;
 use table::Table;
+pub use transmit::FragmentStats;
 use transmit::Stage;
 
 use crate::socket::Socket;
 use crate::sys::{self, Epoll, EventFd, Ready};
 use crossbeam::channel::{Receiver, Sender};
+use freena_ip::{Limits, Reassembler};
 use freena_shm_ring::{kick, wake};
 use freena_stack_api::{Link, LinkInfo, LinkStats};
 use freena_udp::{Binding, SocketKey, Udp, UdpStats};
@@ -34,8 +38,6 @@ use std::{io, mem};
 
 /// How long a socket stays active after its last datagram.
 const QUIET: Duration = Duration::from_millis(2);
-/// Frames taken from a link in one turn.
-const RX_BUDGET: usize = 256;
 /// Turns between two looks at the descriptors while there is work.
 const TURNS_PER_LOOK: u32 = 32;
 
@@ -80,6 +82,10 @@ pub struct Report {
     pub links: Vec<(LinkInfo, LinkStats)>,
     /// Its UDP counters.
     pub udp: UdpStats,
+    /// Fragments received, by what became of them.
+    pub reassembly: freena_ip::Counters,
+    /// Datagrams sent as fragments.
+    pub fragmented: FragmentStats,
     /// Frames that could not be read.
     pub malformed: u64,
     /// Turns of the loop.
@@ -96,6 +102,11 @@ pub struct Port {
     pub ifindex: u32,
     /// Address of the interface.
     pub mac: Mac,
+    /// Frames to take from it in one turn: fewer where each may be a super-packet of dozens of datagrams, so that a turn
+    /// does not overrun a receive ring before its program has had a chance to read.
+    pub budget: usize,
+    /// Whether the link shows a copy of all that the kernel gets (raw), or only what is ours (AF_XDP).
+    pub sees_all: bool,
 }
 
 /// Everything a worker needs from outside.
@@ -134,6 +145,8 @@ pub struct Worker {
     table: Table,
     udp: Udp,
     paths: Paths,
+    locals: Locals,
+    reassembler: Reassembler,
     stage: Stage,
     scratch: Vec<u8>,
     ready: Vec<Ready>,
@@ -162,6 +175,8 @@ impl Worker {
             table: Table::default(),
             udp: Udp::default(),
             paths: Paths::new(setup.network.clone(), &setup.ports),
+            locals: Locals::new(setup.network.clone()),
+            reassembler: Reassembler::new(Limits::default()),
             stage: Stage::default(),
             scratch: vec![0; 1 << 16],
             ready: Vec::with_capacity(64),
@@ -222,7 +237,9 @@ impl Worker {
         self.table.active = still;
         if !stay {
             self.sleeps += 1;
-            self.look(None);
+            // Fragments that wait for others in vain are forgotten in time.
+            let deadline = self.reassembler.poll_timeout();
+            self.look(deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())));
         }
     }
 
@@ -265,6 +282,7 @@ impl Worker {
             Err(error) => tracing::error!(%error, "epoll_wait failed"),
         }
         self.now = Instant::now();
+        self.reassembler.handle_timeout(self.now);
         let mut count = 0;
         for report in ready.drain(..) {
             let index = (report.data & !token::KIND) as u32;
@@ -345,7 +363,10 @@ impl Worker {
                 Command::Report(to) => {
                     let _ = to.send(self.report());
                 }
-                Command::NetworkChanged => self.paths.forget(),
+                Command::NetworkChanged => {
+                    self.paths.forget();
+                    self.locals.forget();
+                }
                 Command::Stop => self.stopping = true,
             }
         }
@@ -439,6 +460,8 @@ impl Worker {
             core: self.setup.core,
             links: self.setup.ports.iter().map(|port| (port.link.info(), port.link.stats())).collect(),
             udp: self.udp.stats(),
+            reassembly: self.reassembler.counters(),
+            fragmented: self.stage.fragment_stats(),
             malformed: self.malformed,
             turns: self.turns,
             sleeps: self.sleeps,

@@ -2,10 +2,11 @@
 
 use super::Port;
 use crate::mirror::{Mirror, Route, RouteKind};
-use freena_wire::Mac;
+use freena_ip::{Identification, PathMtu};
+use freena_wire::{Mac, protocol};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a path is believed: a neighbour in use must be confirmed now and then (RFC 4861 section 7.3.3).
@@ -15,19 +16,54 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Bound of the memory for paths.
 const CAPACITY: usize = 4096;
 
-/// The kernel's routes and neighbours, shared by all threads.
+/// The most destinations whose path MTU is remembered, over all workers.
+const PATH_MTUS: usize = 4096;
+
+/// What all threads know of the network: the kernel's routes and neighbours, what routers said about paths, and which
+/// identification values are used. Each is locked alone and shortly, and by a worker never for every datagram.
 #[derive(Clone)]
-pub struct Network(Arc<Mutex<Mirror>>);
+pub struct Network(Arc<Shared>);
+
+struct Shared {
+    mirror: Mutex<Mirror>,
+    path_mtu: Mutex<PathMtu>,
+    // One for all workers: two that count on their own would give one value to two datagrams of a flow, whose fragments
+    // the receiver would then mix up (RFC 6864 section 4.3).
+    ids: Mutex<Identification>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Network {
     /// Shares a mirror.
     pub fn new(mirror: Mirror) -> Self {
-        Network(Arc::new(Mutex::new(mirror)))
+        Network(Arc::new(Shared {
+            mirror: Mutex::new(mirror),
+            path_mtu: Mutex::new(PathMtu::new(PATH_MTUS)),
+            ids: Mutex::new(Identification::new()),
+        }))
     }
 
     /// Runs `look` on the mirror. Short: netlink at most.
     pub fn with<R>(&self, look: impl FnOnce(&mut Mirror) -> R) -> R {
-        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut lock(&self.0.mirror))
+    }
+
+    /// The MTU of the path to `dst`: that of its route, `route`, or less where a router said so.
+    pub fn path_mtu(&self, now: Instant, dst: IpAddr, route: u32) -> u32 {
+        lock(&self.0.path_mtu).get(now, dst).map_or(route, |known| known.min(route))
+    }
+
+    /// Runs `look` on what routers said about paths.
+    pub fn with_path_mtus<R>(&self, look: impl FnOnce(&mut PathMtu) -> R) -> R {
+        look(&mut lock(&self.0.path_mtu))
+    }
+
+    /// An identification value for a UDP datagram that is to be fragmented.
+    pub(super) fn next_id(&self, src: IpAddr, dst: IpAddr) -> u32 {
+        lock(&self.0.ids).next(src, dst, protocol::UDP, 1)
     }
 }
 
@@ -51,7 +87,7 @@ pub(super) struct Fast {
     pub(super) dst_mac: Mac,
     /// Source address.
     pub(super) src: IpAddr,
-    /// Largest IP packet.
+    /// Largest IP packet, by what is known of the whole path.
     pub(super) mtu: u32,
     /// The most frames in a burst.
     pub(super) max_segments: u32,
@@ -108,7 +144,10 @@ impl Paths {
         {
             return *path;
         }
-        let path = self.network.with(|mirror| resolve(&self.ports, mirror, key));
+        let mut path = self.network.with(|mirror| resolve(&self.ports, mirror, key));
+        if let Path::Fast(fast) = &mut path {
+            fast.mtu = self.network.path_mtu(now, key.dst, fast.mtu);
+        }
         let lifetime = if matches!(path, Path::Fast(_)) { LIFETIME } else { RETRY };
         if self.known.len() >= CAPACITY {
             self.known.clear();

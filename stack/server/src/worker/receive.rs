@@ -1,13 +1,22 @@
 //! From the links into the receive rings.
+//!
+//! Fragments come here from raw links only, which show a copy of all that the kernel gets: there they are reassembled, and
+//! the companion's filter keeps the kernel's own copy of the datagram out. On XDP links every fragment is left to the
+//! kernel and the datagram comes through the companion. The program cannot do better: it takes a frame or passes it, and
+//! a fragment that arrives before the first one of its datagram does not tell whose it is. Redirected, it would be lost to
+//! the kernel's sockets; passed, the datagram would be lost to ours, one part here and the rest there.
 
+use super::local::Locals;
 use super::table::Table;
-use super::{RX_BUDGET, Worker, send_token};
+use super::{Worker, send_token};
 use crate::sys;
+use freena_ip::Reassembler;
 use freena_shm_abi::{Record, endpoint::octets_of, record::flags};
 use freena_shm_ring::{Producer, wake};
-use freena_stack_api::Frame;
+use freena_stack_api::{Frame, RxChecksum};
 use freena_udp::{Datagram, Udp};
 use freena_wire::{Packet, parse_frame, protocol};
+use std::time::Instant;
 
 impl Worker {
     /// Takes what has arrived on all links; returns how many frames that were.
@@ -18,21 +27,20 @@ impl Worker {
             if self.lost[index] {
                 continue;
             }
-            let ifindex = port.ifindex;
-            let mut stamp = 0;
-            let (udp, table, malformed) = (&mut self.udp, &mut self.table, &mut self.malformed);
-            let ring = self.setup.index;
-            let received = port.link.receive(RX_BUDGET, &mut |frame| {
-                if stamp == 0 {
-                    // One clock reading for the batch: the frames in it arrived within microseconds.
-                    stamp = sys::realtime_ns();
-                }
-                match parse_frame(frame.data) {
-                    Ok(packet) => take_packet(udp, table, ring, ifindex, &frame, &packet, stamp),
-                    Err(_) => *malformed += 1,
-                }
-            });
-            match received {
+            let mut intake = Intake {
+                now: self.now,
+                locals: port.sees_all.then_some(&mut self.locals),
+                malformed: &mut self.malformed,
+                reassembler: &mut self.reassembler,
+                delivery: Delivery {
+                    udp: &mut self.udp,
+                    table: &mut self.table,
+                    ring: self.setup.index,
+                    ifindex: port.ifindex,
+                    stamp: 0,
+                },
+            };
+            match port.link.receive(port.budget, &mut |frame| intake.take(&frame)) {
                 Ok(count) => frames += count,
                 Err(error) => failed = Some((index, error)),
             }
@@ -59,63 +67,118 @@ impl Worker {
     }
 }
 
-/// Hands one packet to its engine and what comes out of it to its socket.
-fn take_packet(
-    udp: &mut Udp,
-    table: &mut Table,
-    ring: usize,
-    ifindex: u32,
-    frame: &Frame<'_>,
-    packet: &Packet<'_>,
-    stamp: u64,
-) {
-    if packet.protocol != protocol::UDP || packet.fragment.is_some() {
-        // The XDP program steers neither here; the raw link sees them, and the kernel has its own copy.
-        return;
+/// Takes the frames of one link.
+struct Intake<'a> {
+    now: Instant,
+    /// Where the link shows packets to others too: which addresses are ours.
+    locals: Option<&'a mut Locals>,
+    malformed: &'a mut u64,
+    reassembler: &'a mut Reassembler,
+    delivery: Delivery<'a>,
+}
+
+impl Intake<'_> {
+    fn take(&mut self, frame: &Frame<'_>) {
+        if self.delivery.stamp == 0 {
+            // One clock reading for the batch: the frames in it arrived within microseconds.
+            self.delivery.stamp = sys::realtime_ns();
+        }
+        let Ok(packet) = parse_frame(frame.data) else {
+            *self.malformed += 1;
+            return;
+        };
+        // The protocol of an IPv6 fragment is known for sure only when it is whole (RFC 8200 section 4.5).
+        let fragment = packet.fragment.is_some();
+        let may_be_udp = packet.protocol == protocol::UDP || (fragment && packet.src.is_ipv6());
+        if !may_be_udp || self.locals.as_mut().is_some_and(|locals| !locals.contains(packet.dst)) {
+            // A raw link shows it, and the kernel has its own copy.
+            return;
+        }
+        if fragment {
+            self.take_fragment(&packet);
+        } else {
+            self.delivery.take(&packet, frame.checksum, frame.segment);
+        }
     }
-    if let Ok(datagram) = udp.receive(packet, frame.checksum, frame.segment, ifindex) {
-        deliver(table, ring, packet, &datagram, stamp);
+
+    /// Puts a fragment in its place. Refused ones are counted by reason.
+    fn take_fragment(&mut self, packet: &Packet<'_>) {
+        let Ok(Some(whole)) = self.reassembler.handle_fragment(self.now, packet) else { return };
+        if whole.protocol != protocol::UDP {
+            return;
+        }
+        let whole = Packet {
+            protocol: whole.protocol,
+            ttl: whole.ttl,
+            tos: whole.tos,
+            fragment: None,
+            payload: whole.payload,
+            ..*packet
+        };
+        // Whatever is known of a fragment's checksum says nothing of the datagram's. It is never a partial one: who cuts
+        // a packet completes its checksum first, Linux in `ip_do_fragment` and `ip6_fragment` too.
+        self.delivery.take(&whole, RxChecksum::Unknown, 0);
     }
 }
 
-/// Copies datagrams into the socket's receive ring.
-fn deliver(table: &mut Table, ring: usize, packet: &Packet<'_>, datagram: &Datagram<'_>, stamp: u64) {
-    let Some(local) = table.get_mut(datagram.socket) else { return };
-    let mut record = Record {
-        peer: octets_of(datagram.flow.src),
-        local: octets_of(datagram.flow.dst),
-        peer_port: datagram.flow.src_port,
-        ttl: packet.ttl,
-        tos: packet.tos,
-        ifindex: datagram.flow.ifindex,
-        timestamp: stamp,
-        ..Record::default()
-    };
-    let mut producer = Producer::new(local.socket.memory.rx(ring), &mut local.rx);
-    let stats = &local.socket.stats;
-    let (mut delivered, mut dropped) = (0, 0);
-    let mut put = |payload: &[u8]| {
-        record.len = payload.len() as u32;
-        match producer.reserve(&record) {
-            Ok(mut slot) => {
-                slot.write(0, payload);
-                delivered += 1;
-            }
-            Err(_) => dropped += 1,
+/// Hands packets to the engine and what comes out of it to the sockets.
+struct Delivery<'a> {
+    udp: &'a mut Udp,
+    table: &'a mut Table,
+    /// Receive ring of this worker.
+    ring: usize,
+    ifindex: u32,
+    /// Time of arrival, 0 until the first frame.
+    stamp: u64,
+}
+
+impl Delivery<'_> {
+    fn take(&mut self, packet: &Packet<'_>, checksum: RxChecksum, segment: u16) {
+        // What is not delivered is counted by the engine.
+        if let Ok(datagram) = self.udp.receive(packet, checksum, segment, self.ifindex) {
+            self.deliver(packet, &datagram);
         }
-    };
-    match datagram.segment {
-        0 => put(datagram.payload),
-        segment => datagram.payload.chunks(usize::from(segment)).for_each(&mut put),
     }
-    if dropped > 0 {
-        stats.rx_dropped.add(dropped);
-    }
-    if delivered > 0 {
-        stats.rx_fast.add(delivered);
-        if !local.dirty {
-            local.dirty = true;
-            table.dirty.push(datagram.socket);
+
+    /// Copies datagrams into the socket's receive ring.
+    fn deliver(&mut self, packet: &Packet<'_>, datagram: &Datagram<'_>) {
+        let Some(local) = self.table.get_mut(datagram.socket) else { return };
+        let mut record = Record {
+            peer: octets_of(datagram.flow.src),
+            local: octets_of(datagram.flow.dst),
+            peer_port: datagram.flow.src_port,
+            ttl: packet.ttl,
+            tos: packet.tos,
+            ifindex: datagram.flow.ifindex,
+            timestamp: self.stamp,
+            ..Record::default()
+        };
+        let mut producer = Producer::new(local.socket.memory.rx(self.ring), &mut local.rx);
+        let stats = &local.socket.stats;
+        let (mut delivered, mut dropped) = (0, 0);
+        let mut put = |payload: &[u8]| {
+            record.len = payload.len() as u32;
+            match producer.reserve(&record) {
+                Ok(mut slot) => {
+                    slot.write(0, payload);
+                    delivered += 1;
+                }
+                Err(_) => dropped += 1,
+            }
+        };
+        match datagram.segment {
+            0 => put(datagram.payload),
+            segment => datagram.payload.chunks(usize::from(segment)).for_each(&mut put),
+        }
+        if dropped > 0 {
+            stats.rx_dropped.add(dropped);
+        }
+        if delivered > 0 {
+            stats.rx_fast.add(delivered);
+            if !local.dirty {
+                local.dirty = true;
+                self.table.dirty.push(datagram.socket);
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A worker's view of the sockets.
 
+use super::transmit::Resume;
 use crate::socket::Socket;
 use freena_shm_ring::cursor::{ConsumerCursor, ProducerCursor};
 use freena_udp::{Binding, SocketKey};
@@ -26,6 +27,8 @@ pub(super) struct Local {
     pub(super) closing: bool,
     /// When a datagram was last taken from the transmit ring.
     pub(super) last_sent: Instant,
+    /// Where to go on with the datagram at the front of the transmit ring, some of whose fragments are sent.
+    pub(super) resume: Option<Resume>,
 }
 
 impl Local {
@@ -40,6 +43,7 @@ impl Local {
             unread: false,
             closing: false,
             last_sent: now,
+            resume: None,
         }
     }
 }

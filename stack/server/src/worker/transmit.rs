@@ -3,16 +3,23 @@
 //! A turn first stages bursts: it takes records from the rings of all active sockets, joins those that may leave together
 //! (`freena_udp::coalesce`), and writes their headers. Payload stays in the rings; links read it from there. Then all bursts are given to
 //! their links at once, and only afterwards is the room in the rings given back.
+//!
+//! A datagram that is larger than the path MTU leaves as fragments, each a burst of its own ([`fragment`]).
+
+mod fragment;
+
+pub(super) use fragment::Resume;
 
 use super::path::{Fast, Key, Path};
 use super::{Worker, companion};
+use freena_ip::{MIN_V4, Pieces};
 use freena_shm_abi::{Record, endpoint::ip_of, record::flags};
 use freena_shm_ring::{Consumer, Message};
 use freena_stack_api::{Burst, Chunk, Gso};
 use freena_udp::SocketKey;
 use freena_udp::coalesce::{Header, Limits, Run};
 use freena_wire::{checksum, ethernet, ipv4, ipv6, protocol, udp};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::{io, mem};
 
@@ -35,7 +42,10 @@ struct Staged {
     payload_len: u32,
     segment: u16,
     gso: Gso,
+    /// Datagrams that have left with it; of fragments only the last counts.
     datagrams: u32,
+    /// Which fragment of its datagram it is.
+    fragment: Option<Resume>,
 }
 
 /// The bursts of a turn. The vectors keep their memory from turn to turn.
@@ -45,7 +55,20 @@ pub(super) struct Stage {
     headers: Vec<u8>,
     // `'static` stands for "until `flush` at the end of the turn", which empties it.
     chunks: Vec<Chunk<'static>>,
+    /// Datagrams whose fragments are staged, and memory for further ones.
+    copies: Vec<Vec<u8>>,
+    spare: Vec<Vec<u8>>,
     ip_id: u16,
+    stats: FragmentStats,
+}
+
+/// What was sent in pieces.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FragmentStats {
+    /// Datagrams.
+    pub datagrams: u64,
+    /// Their fragments.
+    pub fragments: u64,
 }
 
 /// A run of records and the way it takes.
@@ -105,9 +128,14 @@ impl Worker {
             };
             taken += 1;
             local.last_sent = self.now;
-            match self.path_of(key, &first.record) {
-                Path::Fast(fast) if fits(&fast, &first.record) => {
-                    taken += self.stage_run(key, start, &first, fast);
+            let (fast, carriage) = match self.path_of(key, &first.record) {
+                Path::Fast(fast) => (Some(fast), carriage(&fast, &first.record)),
+                Path::Kernel => (None, Carriage::Kernel),
+            };
+            match (fast, carriage) {
+                (Some(fast), Carriage::Whole) => taken += self.stage_run(key, start, &first, fast),
+                (Some(fast), Carriage::Fragments(pieces)) => {
+                    self.stage_fragments(key, start, &first, &fast, pieces);
                 }
                 _ => {
                     let Some(local) = self.table.get_mut(key) else { return taken };
@@ -233,6 +261,7 @@ impl Worker {
         drop(bursts);
         stage.headers.clear();
         stage.chunks.clear();
+        stage.spare.append(&mut stage.copies);
         // In order, so that the first burst that was not taken decides where its socket goes on.
         let mut stopped: Vec<SocketKey> = Vec::new();
         for (burst, sent) in staged.iter().zip(&sent) {
@@ -242,8 +271,13 @@ impl Worker {
             }
             if *sent {
                 local.socket.stats.tx_fast.add(u64::from(burst.datagrams));
+                if burst.fragment.is_some() {
+                    stage.stats.fragments += 1;
+                    stage.stats.datagrams += u64::from(burst.datagrams);
+                }
             } else {
                 local.tx.head = burst.start;
+                local.resume = burst.fragment.filter(|fragment| !fragment.is_start());
                 stopped.push(burst.socket);
             }
         }
@@ -294,6 +328,11 @@ impl Worker {
 }
 
 impl Stage {
+    /// What was sent in pieces so far.
+    pub(super) fn fragment_stats(&self) -> FragmentStats {
+        self.stats
+    }
+
     fn push_chunk(&mut self, message: &Message<'_>) {
         // SAFETY: the payload lies in the mapping of a socket that the table holds; the chunk is gone at the end of
         // `flush`, in the same turn, and sockets are only dropped between turns or after `unstage`.
@@ -322,39 +361,22 @@ impl Stage {
         let l4 = l3 + ip_len;
         self.headers.resize(at + l4 + udp::HEADER_LEN, 0);
         let out = &mut self.headers[at..];
-        let ethertype = if dst.is_ipv4() { ethernet::IPV4 } else { ethernet::IPV6 };
-        ethernet::Repr { dst: fast.dst_mac, src: fast.src_mac, ethertype }.emit(out);
+        emit_ethernet(fast, dst, out);
         let udp_len = payload_len as u16 + udp::HEADER_LEN as u16;
-        let ttl = if run.header().ttl == 0 { DEFAULT_TTL } else { run.header().ttl };
+        let header = run.header();
         match (fast.src, dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let id = self.ip_id;
                 self.ip_id = self.ip_id.wrapping_add(datagrams as u16);
-                ipv4::Repr {
-                    src,
-                    dst,
-                    protocol: protocol::UDP,
-                    ttl,
-                    tos: run.header().tos,
-                    id,
-                    dont_fragment: true,
-                    more_fragments: false,
-                    fragment_offset: 0,
-                    payload_len: udp_len,
-                }
-                .emit(&mut out[l3..]);
+                // As `ip_dont_fragment` of Linux: a path whose MTU is the least that is believed may in truth have
+                // an even smaller one, so routers must be allowed to cut.
+                let dont_fragment = fast.mtu > MIN_V4 || header.flags & flags::DONT_FRAGMENT != 0;
+                v4_header(src, dst, header, id, dont_fragment, udp_len).emit(&mut out[l3..]);
             }
-            (IpAddr::V6(src), IpAddr::V6(dst)) => ipv6::Repr {
-                src,
-                dst,
-                next_header: protocol::UDP,
-                hop_limit: ttl,
-                traffic_class: run.header().tos,
-                flow_label: run.header().flow,
-                payload_len: udp_len,
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                v6_header(src, dst, header, udp_len).emit(&mut out[l3..]);
             }
-            .emit(&mut out[l3..]),
-            // `fits` lets no such pair through.
+            // `carriage` lets no such pair through.
             _ => unreachable!("source and destination of different IP versions"),
         }
         let pseudo = checksum::pseudo(fast.src, dst, protocol::UDP, udp_len);
@@ -372,6 +394,7 @@ impl Stage {
             segment,
             gso,
             datagrams,
+            fragment: None,
         });
     }
 }
@@ -395,18 +418,85 @@ fn max_payload(fast: &Fast) -> u32 {
     fast.mtu.saturating_sub(headers as u32)
 }
 
-/// Whether the fast path can carry a record: no fragments, one IP version, a segment size that the link can cut.
-fn fits(fast: &Fast, record: &Record) -> bool {
+/// How a record leaves.
+#[derive(Debug)]
+enum Carriage {
+    /// As one packet, or as many as `UDP_SEGMENT` makes of it.
+    Whole,
+    /// As these fragments.
+    Fragments(Pieces),
+    /// By the companion: what the kernel refuses, it refuses with the right error.
+    Kernel,
+}
+
+/// How the fast path can carry a record.
+fn carriage(fast: &Fast, record: &Record) -> Carriage {
     let dst = ip_of(&record.peer);
     if fast.src.is_ipv4() != dst.is_ipv4() || record.peer_port == 0 {
-        return false;
+        return Carriage::Kernel;
     }
     let limit = max_payload(fast);
     let segment = u32::from(record.segment);
     if segment != 0 && segment < record.len {
-        return segment <= limit
+        let can_cut = segment <= limit
             && record.len <= fast.max_burst.min(65_507)
             && record.len.div_ceil(segment) <= fast.max_segments;
+        return if can_cut { Carriage::Whole } else { Carriage::Kernel };
     }
-    record.len <= limit
+    if record.len <= limit {
+        return Carriage::Whole;
+    }
+    if record.flags & flags::DONT_FRAGMENT != 0 {
+        // EMSGSIZE for IP_PMTUDISC_DO; for IP_PMTUDISC_PROBE it leaves nevertheless, up to the interface's MTU.
+        return Carriage::Kernel;
+    }
+    let (len, mtu) = (record.len as usize + udp::HEADER_LEN, fast.mtu as usize);
+    let pieces = if dst.is_ipv4() { Pieces::v4(len, mtu) } else { Pieces::v6(len, mtu) };
+    pieces.map_or(Carriage::Kernel, Carriage::Fragments)
 }
+
+fn emit_ethernet(fast: &Fast, dst: IpAddr, out: &mut [u8]) {
+    let ethertype = if dst.is_ipv4() { ethernet::IPV4 } else { ethernet::IPV6 };
+    ethernet::Repr { dst: fast.dst_mac, src: fast.src_mac, ethertype }.emit(out);
+}
+
+fn v4_header(
+    src: Ipv4Addr,
+    dst: Ipv4Addr,
+    header: &Header,
+    id: u16,
+    dont_fragment: bool,
+    payload_len: u16,
+) -> ipv4::Repr {
+    ipv4::Repr {
+        src,
+        dst,
+        protocol: protocol::UDP,
+        ttl: ttl_of(header),
+        tos: header.tos,
+        id,
+        dont_fragment,
+        more_fragments: false,
+        fragment_offset: 0,
+        payload_len,
+    }
+}
+
+fn v6_header(src: Ipv6Addr, dst: Ipv6Addr, header: &Header, payload_len: u16) -> ipv6::Repr {
+    ipv6::Repr {
+        src,
+        dst,
+        next_header: protocol::UDP,
+        hop_limit: ttl_of(header),
+        traffic_class: header.tos,
+        flow_label: header.flow,
+        payload_len,
+    }
+}
+
+fn ttl_of(header: &Header) -> u8 {
+    if header.ttl == 0 { DEFAULT_TTL } else { header.ttl }
+}
+
+#[cfg(test)]
+mod tests;
