@@ -1,9 +1,23 @@
 //! Which core a polling thread runs on when the user does not say.
 
-use std::fs;
+use std::fs::{self, File};
 
 /// Prefix of the names of polling threads, by which servers recognise each other's.
 pub const THREAD_PREFIX: &str = "freena-poll-";
+
+/// Held while a server chooses its cores and pins its threads, so that two that start at once do not choose the same.
+///
+/// It is a lock on the program file, the one thing that servers in different namespaces share. Where it cannot be had,
+/// two servers may share a core: slower, not wrong.
+pub struct Choice(#[allow(dead_code, reason = "kept for its lock, which goes with the descriptor")] Option<File>);
+
+impl Choice {
+    /// Waits for the other servers that are choosing.
+    pub fn begin() -> Self {
+        let own = File::open("/proc/self/exe").ok().filter(|file| file.lock().is_ok());
+        Choice(own)
+    }
+}
 
 /// The cores this process may run on, those first on which the fewest polling threads of other servers are pinned.
 ///

@@ -19,7 +19,7 @@ use mirror::Mirror;
 use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 use sys::EventFd;
@@ -55,6 +55,8 @@ fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let (events, event_queue) = crossbeam::channel::unbounded();
     let event_bell = Arc::new(EventFd::new()?);
     let mut workers = Vec::new();
+    let choice = cores::Choice::begin();
+    let pinned = Arc::new(Barrier::new(2));
     for (index, (core, ports)) in assign(&args, ports).into_iter().enumerate() {
         let (commands, command_queue) = crossbeam::channel::unbounded();
         let bell = Arc::new(EventFd::new()?);
@@ -67,11 +69,14 @@ fn serve(args: Args) -> Result<(), Box<dyn Error>> {
             network: network.clone(),
             commands: (command_queue, bell.clone()),
             events: (events.clone(), event_bell.clone()),
+            pinned: pinned.clone(),
         })?;
         let name = format!("{}{index}", cores::THREAD_PREFIX);
         let thread = thread::Builder::new().name(name).spawn(move || worker.run())?;
         workers.push(WorkerHandle { commands, bell, thread });
+        pinned.wait();
     }
+    drop(choice);
     let events = (event_queue, event_bell);
     let control = Control::new(Setup { args, listener, interfaces, network, workers, events, signal })?;
     println!("{ready}");

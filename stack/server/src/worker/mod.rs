@@ -32,7 +32,7 @@ use freena_stack_api::{Link, LinkInfo, LinkStats};
 use freena_udp::{Binding, SocketKey, Udp, UdpStats};
 use freena_wire::Mac;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
@@ -127,6 +127,8 @@ pub struct Setup {
     pub commands: (Receiver<Command>, Arc<EventFd>),
     /// Events, and the bell that announces them.
     pub events: (Sender<Event>, Arc<EventFd>),
+    /// Passed once the thread is on its core.
+    pub pinned: Arc<Barrier>,
 }
 
 /// What an event in the epoll set is about.
@@ -197,6 +199,7 @@ impl Worker {
         {
             tracing::warn!(core, worker = self.setup.index, "cannot pin the thread to its core");
         }
+        self.setup.pinned.wait();
         let mut idle = idle::Idle::new(self.setup.poll, self.setup.spin);
         let mut until_look = 0;
         while !self.stopping {
