@@ -38,6 +38,9 @@ use std::{io, mem};
 
 /// How long a socket stays active after its last datagram.
 const QUIET: Duration = Duration::from_millis(2);
+/// The longest sleep. A program killed between publishing a record and kicking would leave it lying for other holders
+/// of the socket; so all rings are looked at this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// Turns between two looks at the descriptors while there is work.
 const TURNS_PER_LOOK: u32 = 32;
 
@@ -242,7 +245,23 @@ impl Worker {
             self.sleeps += 1;
             // Fragments that wait for others in vain are forgotten in time.
             let deadline = self.reassembler.poll_timeout();
-            self.look(deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())));
+            let until_deadline = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if self.look(Some(until_deadline.map_or(LONGEST_SLEEP, |time| time.min(LONGEST_SLEEP)))) == 0 {
+                self.find_forgotten();
+            }
+        }
+    }
+
+    /// Looks at the transmit rings of all quiet sockets.
+    fn find_forgotten(&mut self) {
+        let waiting = |local: &&table::Local| {
+            local.socket.home == self.setup.index
+                && !local.active
+                && local.socket.memory.tx().has_data(local.tx.head)
+        };
+        let forgotten: Vec<SocketKey> = self.table.iter().filter(waiting).map(|local| local.socket.key).collect();
+        for key in forgotten {
+            self.activate(key);
         }
     }
 

@@ -67,6 +67,10 @@ impl Table {
         self.slots.get_mut(key as usize)?.as_mut()
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Local> {
+        self.slots.iter().flatten()
+    }
+
     pub(super) fn insert(&mut self, local: Local) {
         let index = local.socket.key as usize;
         if self.slots.len() <= index {
