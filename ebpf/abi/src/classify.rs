@@ -1,4 +1,4 @@
-//! Which flow a frame belongs to. The XDP program runs this code, and so do the tests and the fuzzer.
+//! Which flow a frame belongs to. The eBPF programs run this code, and so do the tests and the fuzzer.
 
 use crate::{Counter, FlowKey, FragmentKey, mapped};
 

@@ -1,4 +1,4 @@
-//! What the XDP program and user space share: map keys, map sizes, counter indices, and the classifier of frames.
+//! What the eBPF programs and user space share: map keys, map sizes, counter indices, and the classifier of frames.
 //!
 //! `no_std` and free of dependencies, so that the same source is compiled for `bpfel-unknown-none` and for the host.
 #![no_std]
@@ -16,9 +16,13 @@ pub const MAP_XSKS: &str = "XSKS";
 pub const MAP_COUNTERS: &str = "COUNTERS";
 /// Name of the map of fragmented datagrams on their way, `BPF_MAP_TYPE_LRU_HASH` of [`FragmentKey`] to `u32`.
 pub const MAP_FRAGMENTS: &str = "FRAGMENTS";
-/// Name of the program inside the object.
+/// Name of the XDP program inside the object.
 pub const PROGRAM: &str = "freena_xdp";
-/// Name of the read-only `u8` set at load time: 1 redirects the fragments of owned flows, 0 (the default) leaves every
+/// Name of the tc program, which keeps the frames of owned flows from the kernel's IP layer.
+pub const PROGRAM_TC: &str = "freena_tc";
+/// Name of the socket filter, which lets the frames of owned flows into a packet socket, and no others.
+pub const PROGRAM_FILTER: &str = "freena_filter";
+/// Name of the read-only `u8` of the XDP program, set at load time: 1 redirects the fragments of owned flows, 0 (the default) leaves every
 /// fragment to the kernel, which reassembles the datagram for the companion socket.
 pub const GLOBAL_REDIRECT_FRAGMENTS: &str = "REDIRECT_FRAGMENTS";
 
@@ -94,7 +98,7 @@ const _: () = assert!(size_of::<FlowKey>() == 20 && size_of::<FragmentKey>() == 
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
-    /// Redirected to an AF_XDP socket: an owned flow.
+    /// An owned flow: redirected to an AF_XDP socket, or left to the packet socket by the tc program.
     Redirected = 0,
     /// Redirected: a fragment of an owned flow.
     RedirectedFragment = 1,

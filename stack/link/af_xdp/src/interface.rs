@@ -3,24 +3,19 @@
 use std::{
     io,
     os::fd::RawFd,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use aya::{
-    Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap},
-    programs::{ProgramError, Xdp, XdpMode, links::FdLink},
-    sys::SyscallError,
+    Ebpf,
+    maps::{MapData, XskMap},
+    programs::{Xdp, XdpMode, links::FdLink},
 };
-use freena_ebpf_abi::{
-    Counter, FlowKey, GLOBAL_REDIRECT_FRAGMENTS, MAP_COUNTERS, MAP_FLOWS, MAP_XSKS, MAX_FLOWS, MAX_QUEUES,
-    PROGRAM,
-};
+use freena_ebpf_abi::{Counter, FlowKey, MAP_XSKS, MAX_QUEUES, PROGRAM};
+use freena_ebpf_loader::{LoadError, Maps, map_error, program_error};
 use freena_link_raw::Device;
 
 use crate::Holder;
-
-static OBJECT: &[u8] = include_bytes_aligned!("../../../../ebpf/freena-xdp.o");
 
 /// Where in the kernel the program runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,7 +60,7 @@ pub enum AttachError {
     },
     /// The kernel refuses to load the program.
     #[error("the XDP program cannot be loaded (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed): {0}")]
-    Load(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Load(#[source] LoadError),
     /// The driver and the generic hook refuse it.
     #[error("interface {interface} takes no XDP program: {why}")]
     Refused {
@@ -87,16 +82,11 @@ pub struct XdpInterface {
     device: Device,
     mode: Mode,
     reason: String,
-    maps: Mutex<Maps>,
+    maps: Maps,
+    sockets: Mutex<XskMap<MapData>>,
     // Declared after the maps, so dropped after them: the order does not matter to the kernel.
     _link: FdLink,
     _program: Ebpf,
-}
-
-struct Maps {
-    flows: HashMap<MapData, [u8; 20], u32>,
-    sockets: XskMap<MapData>,
-    counters: PerCpuArray<MapData, u64>,
 }
 
 impl XdpInterface {
@@ -115,18 +105,13 @@ impl XdpInterface {
     pub fn attach_with(name: &str, options: AttachOptions) -> Result<XdpInterface, AttachError> {
         let device = Device::open(name)
             .map_err(|source| AttachError::Interface { interface: name.to_owned(), source })?;
-        let redirect_fragments = u8::from(options.redirect_fragments);
-        let mut ebpf = EbpfLoader::new()
-            // The program has no relocation against the kernel's types, whose parsing takes longer than all the rest.
-            .btf(None)
-            .override_global(GLOBAL_REDIRECT_FRAGMENTS, &redirect_fragments, true)
-            .load(OBJECT)
-            .map_err(|error| AttachError::Load(error.into()))?;
-        let maps = Maps::take(&mut ebpf).map_err(AttachError::Load)?;
+        let (mut ebpf, maps) =
+            freena_ebpf_loader::load(name, options.redirect_fragments).map_err(AttachError::Load)?;
+        let sockets = sockets(&mut ebpf).map_err(AttachError::Load)?;
         let program = program(&mut ebpf).map_err(AttachError::Load)?;
         let (mode, reason, link) = attach(program, &device, options.mode)?;
         tracing::info!(interface = name, ?mode, reason, "XDP program attached");
-        Ok(XdpInterface { device, mode, reason, maps: Mutex::new(maps), _link: link, _program: ebpf })
+        Ok(XdpInterface { device, mode, reason, maps, sockets, _link: link, _program: ebpf })
     }
 
     /// The interface.
@@ -152,18 +137,9 @@ impl XdpInterface {
     /// From now on frames of `flow` go to the link of the queue they arrive on.
     ///
     /// # Errors
-    /// `ENOSPC` where `MAX_FLOWS` flows are owned; what the kernel returns otherwise.
+    /// As [`Maps::own`].
     pub fn own(&self, flow: FlowKey) -> io::Result<()> {
-        self.maps().flows.insert(flow.to_bytes(), 0, 0).map_err(|error| match map_error(error) {
-            error if error.raw_os_error() == Some(libc::E2BIG) => io::Error::new(
-                io::ErrorKind::StorageFull,
-                format!(
-                    "{} owns {MAX_FLOWS} flows already, as many as the XDP program takes",
-                    self.device.name
-                ),
-            ),
-            error => error,
-        })
+        self.maps.own(flow)
     }
 
     /// From now on frames of `flow` go to the kernel. A flow that is not owned is none.
@@ -171,13 +147,7 @@ impl XdpInterface {
     /// # Errors
     /// What the kernel returns.
     pub fn disown(&self, flow: FlowKey) -> io::Result<()> {
-        match self.maps().flows.remove(&flow.to_bytes()) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => match map_error(error) {
-                error if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-                error => Err(error),
-            },
-        }
+        self.maps.disown(flow)
     }
 
     /// How many frames went where and why, in the order of [`Counter::ALL`], of all queues together.
@@ -185,40 +155,22 @@ impl XdpInterface {
     /// # Errors
     /// What the kernel returns.
     pub fn counters(&self) -> io::Result<[u64; Counter::ALL.len()]> {
-        let maps = self.maps();
-        let mut sums = [0; Counter::ALL.len()];
-        for (sum, counter) in sums.iter_mut().zip(Counter::ALL) {
-            let values = maps.counters.get(&(counter as u32), 0).map_err(map_error)?;
-            *sum = values.iter().sum();
-        }
-        Ok(sums)
+        self.maps.counters()
     }
 
     /// Lets the program redirect to the AF_XDP socket. Closing the socket takes it out again.
     pub(crate) fn register(&self, queue: u32, socket: RawFd) -> io::Result<()> {
-        self.maps().sockets.set(queue, socket, 0).map_err(map_error)
-    }
-
-    fn maps(&self) -> MutexGuard<'_, Maps> {
-        // Each use is one system call: a panic in between leaves nothing half done.
-        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+        // One system call: a panic in between leaves nothing half done.
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        sockets.set(queue, socket, 0).map_err(map_error)
     }
 }
 
-impl Maps {
-    fn take(ebpf: &mut Ebpf) -> Result<Maps, Box<dyn std::error::Error + Send + Sync>> {
-        let mut take = |name: &str| -> Result<Map, String> {
-            ebpf.take_map(name).ok_or_else(|| format!("the embedded object has no map {name}"))
-        };
-        Ok(Maps {
-            flows: HashMap::try_from(take(MAP_FLOWS)?)?,
-            sockets: XskMap::try_from(take(MAP_XSKS)?)?,
-            counters: PerCpuArray::try_from(take(MAP_COUNTERS)?)?,
-        })
-    }
+fn sockets(ebpf: &mut Ebpf) -> Result<Mutex<XskMap<MapData>>, LoadError> {
+    Ok(Mutex::new(XskMap::try_from(freena_ebpf_loader::take(ebpf, MAP_XSKS)?)?))
 }
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, Box<dyn std::error::Error + Send + Sync>> {
+fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, LoadError> {
     let program = ebpf.program_mut(PROGRAM).ok_or("the embedded object has no XDP program")?;
     let program: &mut Xdp = program.try_into()?;
     program.load()?;
@@ -248,7 +200,7 @@ fn attach(program: &mut Xdp, device: &Device, wanted: Mode) -> Result<(Mode, Str
                 };
                 return Ok((mode, reason, link));
             }
-            Err(error) => attach_error(error),
+            Err(error) => program_error(error),
         };
         if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)) {
             let holder = Holder::of(device.index);
@@ -268,19 +220,5 @@ fn hint(error: &io::Error) -> &'static str {
         Some(libc::ENOSPC) => " (fewer receive queues than the peer has transmit queues)",
         Some(libc::EPERM) => " (CAP_NET_ADMIN and CAP_BPF are needed)",
         _ => "",
-    }
-}
-
-fn attach_error(error: ProgramError) -> io::Error {
-    match error {
-        ProgramError::SyscallError(SyscallError { io_error, .. }) => io_error,
-        other => io::Error::other(other),
-    }
-}
-
-fn map_error(error: MapError) -> io::Error {
-    match error {
-        MapError::SyscallError(SyscallError { io_error, .. }) => io_error,
-        other => io::Error::other(other),
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use freena_stack_api::{Burst, Frame, Link, LinkInfo, LinkStats};
 use socket2::Socket;
 
-use crate::{Device, GsoSender, filter, packet, vnet::VnetHeader};
+use crate::{Device, GsoSender, SteeredInterface, filter, packet, vnet::VnetHeader};
 
 /// Frames per recvmmsg.
 const BATCH: usize = 32;
@@ -19,7 +19,7 @@ const SLOT: usize = 14 + 65_535 + 1;
 
 /// Settings of a raw link.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct Options<'a> {
     /// Bytes that the kernel may hold for the link, its own bookkeeping included. Default 8 MiB; cut to
     /// `net.core.rmem_max` without CAP_NET_ADMIN.
     pub receive_buffer: usize,
@@ -27,22 +27,25 @@ pub struct Options {
     pub gso: bool,
     /// Why this link and not AF_XDP, for [`LinkInfo::reason`].
     pub reason: String,
+    /// Receive what this interface steers, and nothing else. Default `None`: receive every IP packet for this host.
+    pub steering: Option<&'a SteeredInterface>,
 }
 
-impl Default for Options {
+impl Default for Options<'_> {
     fn default() -> Self {
-        Options { receive_buffer: 8 << 20, gso: true, reason: "asked for".to_owned() }
+        Options { receive_buffer: 8 << 20, gso: true, reason: "asked for".to_owned(), steering: None }
     }
 }
 
 /// A link that receives and sends through packet sockets. It sees every queue of the interface as one.
 ///
-/// The kernel gets every frame as well: the server must hold a socket for each port it owns, so that the kernel answers
-/// nobody, and discard what that socket receives.
+/// Without steering the kernel gets every frame as well: the server must hold a socket for each port it owns, so that the
+/// kernel answers nobody, and discard what that socket receives.
 pub struct RawLink {
     device: Device,
     socket: Socket,
     sender: GsoSender,
+    steered: bool,
     reason: String,
     batch: Batch,
     received: LinkStats,
@@ -125,9 +128,18 @@ impl RawLink {
     ///
     /// # Errors
     /// `ENODEV` where there is none; `EPERM` without CAP_NET_RAW; `ENETDOWN` while it is down; `ENOPROTOOPT` on a kernel
-    /// older than 4.20 (PACKET_IGNORE_OUTGOING).
-    pub fn open(name: &str, options: Options) -> io::Result<Self> {
+    /// older than 4.20 (PACKET_IGNORE_OUTGOING); [`io::ErrorKind::InvalidInput`] where another interface is steered.
+    pub fn open(name: &str, options: Options<'_>) -> io::Result<Self> {
         let device = Device::open(name)?;
+        let reason = match options.steering {
+            Some(steering) if steering.device().index != device.index => {
+                let message =
+                    format!("steering of {name}: expected its own, got that of {}", steering.device().name);
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+            }
+            Some(steering) => format!("{}; {}", options.reason, steering.reason()),
+            None => options.reason,
+        };
         let mut sender = GsoSender::open(&device)?;
         if !options.gso {
             sender = sender.without_udp_gso();
@@ -136,13 +148,17 @@ impl RawLink {
         packet::set(&socket, libc::PACKET_IGNORE_OUTGOING, 1)?;
         packet::grow_buffer(&socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, options.receive_buffer);
         // The filter is in place before the first frame can be.
-        socket.attach_filter(&filter::unicast_ip())?;
+        match options.steering {
+            Some(steering) => steering.filter(&socket)?,
+            None => socket.attach_filter(&filter::unicast_ip())?,
+        }
         packet::bind(&socket, device.index, packet::RECEIVE_ALL)?;
         Ok(RawLink {
             device,
             socket,
             sender,
-            reason: options.reason,
+            steered: options.steering.is_some(),
+            reason,
             batch: Batch::new(),
             received: LinkStats::default(),
             dropped: Cell::new(0),
@@ -161,7 +177,7 @@ impl Link for RawLink {
             interface: self.device.name.clone(),
             ifindex: self.device.index,
             queue: 0,
-            receive: "raw".to_owned(),
+            receive: if self.steered { "raw, steered by tc" } else { "raw" }.to_owned(),
             send: self.sender.describe().to_owned(),
             reason: self.reason.clone(),
             max_burst: GsoSender::MAX_BURST,

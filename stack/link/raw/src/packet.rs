@@ -44,7 +44,13 @@ pub(crate) fn grow_buffer(socket: &Socket, force: libc::c_int, limited: libc::c_
     }
 }
 
-fn set_int(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+/// Sets an `int` option.
+pub(crate) fn set_int(
+    socket: &Socket,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: the pointer and the size describe `value`, which outlives the call.
     let result = unsafe {
         libc::setsockopt(

@@ -4,7 +4,7 @@
 use std::{fs, path::Path, process::Command};
 
 fn ebpf() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../ebpf"))
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
 fn rust_files(path: &Path, found: &mut Vec<String>) {
