@@ -3,7 +3,7 @@
 use freena_shm_ring::SocketMapping;
 use freena_udp::{Binding, SocketKey};
 use std::os::fd::OwnedFd;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A socket that the server carries. Shared by the control thread and all workers.
@@ -33,6 +33,13 @@ pub struct Socket {
     pub binding: Mutex<Binding>,
     /// Counters.
     pub stats: SocketStats,
+}
+
+impl Socket {
+    /// What it is bound to.
+    pub fn binding(&self) -> Binding {
+        *self.binding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Counters of one socket, each written by one thread at a time.

@@ -11,6 +11,7 @@ mod policy;
 mod requests;
 mod sockets;
 mod status;
+mod too_big;
 
 pub use listener::Listener;
 
@@ -29,7 +30,9 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 use std::{io, thread};
+use too_big::TooBig;
 
 /// The most control connections.
 const MAX_CLIENTS: usize = 4096;
@@ -40,6 +43,7 @@ mod token {
     pub(super) const EVENTS: u64 = 1;
     pub(super) const MIRROR: u64 = 2;
     pub(super) const SIGNAL: u64 = 3;
+    pub(super) const TOO_BIG: u64 = 4;
     pub(super) const CLIENTS: u64 = 16;
 }
 
@@ -123,6 +127,7 @@ pub struct Control {
     sockets: Sockets,
     ownership: Ownership,
     shared: SharedPage,
+    too_big: TooBig,
     netns: u64,
     boot_id: u64,
 }
@@ -141,6 +146,7 @@ impl Control {
         epoll.add(signal.as_raw_fd(), libc::EPOLLIN, token::SIGNAL)?;
         let probe = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
         let control = Control {
+            too_big: TooBig::listen(&epoll)?,
             epoll,
             clients: HashMap::new(),
             next_client: token::CLIENTS,
@@ -167,12 +173,18 @@ impl Control {
     /// The epoll set failed: nothing sensible can go on.
     pub fn run(mut self) -> io::Result<()> {
         loop {
-            let ready: Vec<_> = self.epoll.wait(None)?.collect();
+            let deadline = self.network.with_path_mtus(|known| known.poll_timeout());
+            let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let ready: Vec<_> = self.epoll.wait(timeout)?.collect();
+            if deadline.is_some() {
+                self.expire_path_mtus();
+            }
             for report in ready {
                 match report.data {
                     token::LISTENER => self.accept(),
                     token::EVENTS => self.take_events(),
                     token::MIRROR => self.follow_network(),
+                    token::TOO_BIG => self.hear_too_big(),
                     token::SIGNAL => return self.end(),
                     client => self.serve(client),
                 }

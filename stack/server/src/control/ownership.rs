@@ -1,4 +1,4 @@
-//! Which (protocol, address, port) are ours, told to the XDP programs.
+//! Which (protocol, address, port) are ours, told to the programs that steer.
 
 use crate::links::Interface;
 use freena_ebpf_abi::FlowKey;
@@ -20,13 +20,18 @@ impl Ownership {
         let count = self.counts.entry(key).or_insert(0);
         *count += 1;
         if *count == 1 {
-            for xdp in interfaces.iter().filter_map(|interface| interface.xdp.as_ref()) {
-                if let Err(error) = xdp.own(key) {
+            for interface in interfaces {
+                if let Err(error) = interface.steering.own(key) {
                     // The companion still gets the traffic: slower, not lost.
                     tracing::warn!(?key, %error, "cannot steer a flow to the fast path");
                 }
             }
         }
+    }
+
+    /// Whether some socket owns `key`.
+    pub(super) fn owns(&self, key: &FlowKey) -> bool {
+        self.counts.contains_key(key)
     }
 
     /// Gives `key` back for one socket.
@@ -35,8 +40,8 @@ impl Ownership {
         *count -= 1;
         if *count == 0 {
             self.counts.remove(&key);
-            for xdp in interfaces.iter().filter_map(|interface| interface.xdp.as_ref()) {
-                let _ = xdp.disown(key);
+            for interface in interfaces {
+                let _ = interface.steering.disown(key);
             }
         }
     }

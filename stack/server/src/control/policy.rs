@@ -6,6 +6,7 @@ use crate::sys;
 use freena_udp::Binding;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 /// What is known of a companion.
 pub(super) struct Facts {
@@ -133,8 +134,9 @@ impl Control {
             RouteKind::Unicast(hop) if self.is_served(hop.ifindex) => Way {
                 fast: true,
                 reason: format!("the route leaves by {}", self.interface_name(hop.ifindex)),
-                mtu: hop.mtu,
-                prefix_len: prefix_len_safe,
+                mtu: self.network.path_mtu(Instant::now(), dst, hop.mtu),
+                // What routers said holds for single hosts, of which there may be some under the prefix.
+                prefix_len: if self.network.with_path_mtus(|known| known.is_empty()) { prefix_len_safe } else { exact },
             },
             RouteKind::Unicast(hop) => kernel(
                 format!(

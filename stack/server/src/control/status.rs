@@ -39,6 +39,8 @@ struct WorkerStatus {
     sleeps: u64,
     malformed_frames: u64,
     udp: BTreeMap<&'static str, u64>,
+    /// Fragments, in and out.
+    fragments: BTreeMap<&'static str, u64>,
     links: Vec<LinkStatus>,
 }
 
@@ -61,8 +63,10 @@ struct LinkStatus {
 struct InterfaceStatus {
     name: String,
     index: u32,
-    xdp: Option<String>,
+    steered_by: String,
     reason: String,
+    /// Who reassembles fragments, and why.
+    fragments: &'static str,
     steering: BTreeMap<&'static str, u64>,
 }
 
@@ -182,6 +186,7 @@ fn worker((index, report): (usize, Report)) -> WorkerStatus {
             ("no_socket", udp.no_socket),
             ("partial_checksum_accepted", udp.partial_checksum),
         ]),
+        fragments: fragments(&report),
         links: report
             .links
             .into_iter()
@@ -202,15 +207,36 @@ fn worker((index, report): (usize, Report)) -> WorkerStatus {
     }
 }
 
+fn fragments(report: &Report) -> BTreeMap<&'static str, u64> {
+    let (came, left) = (&report.reassembly, &report.fragmented);
+    BTreeMap::from([
+        ("received", came.fragments),
+        ("reassembled", came.reassembled),
+        ("duplicate", came.duplicates),
+        ("malformed", came.malformed),
+        ("overlapping_datagrams", came.overlaps),
+        ("inconsistent_datagrams", came.inconsistent),
+        ("late", came.late),
+        ("timed_out_datagrams", came.timeouts),
+        ("evicted_datagrams", came.evicted),
+        ("sent", left.fragments),
+        ("sent_datagrams", left.datagrams),
+    ])
+}
+
 fn interface(interface: &crate::links::Interface) -> InterfaceStatus {
-    let xdp = interface.xdp.as_ref();
-    let counters = xdp.and_then(|xdp| xdp.counters().ok());
+    let steering = &interface.steering;
     InterfaceStatus {
         name: interface.name.clone(),
         index: interface.ifindex,
-        xdp: xdp.map(|xdp| format!("{:?}", xdp.mode()).to_lowercase()),
-        reason: xdp.map_or_else(String::new, |xdp| xdp.reason().to_owned()),
-        steering: counters.map_or_else(BTreeMap::new, |counters| {
+        steered_by: steering.describe(),
+        reason: steering.reason().to_owned(),
+        fragments: if steering.is_none() {
+            "reassembled by freena-stack: the packet socket shows them all"
+        } else {
+            "reassembled by the kernel: a fragment that arrives before the first of its datagram does not tell whose it is"
+        },
+        steering: steering.counters().map_or_else(BTreeMap::new, |counters| {
             Counter::ALL.iter().map(|c| (c.name(), counters[*c as usize])).collect()
         }),
     }

@@ -1,0 +1,186 @@
+//! "Fragmentation needed" and "packet too big": what routers say about the MTU of paths (RFC 1191, RFC 8201).
+//!
+//! The kernel takes these messages too, for what it sends itself, but tells nobody. So they are read here as well, by
+//! packet sockets whose filter lets nothing else through. A message counts if it quotes a datagram that a socket of ours
+//! may have sent (RFC 5927 section 7); the kernel judges by the companions, which have the same addresses and ports.
+
+use super::{Control, token};
+use crate::mirror::RouteKind;
+use crate::sys::{self, Epoll};
+use freena_ebpf_abi::FlowKey;
+use freena_udp::Binding;
+use freena_wire::icmp::{self, Cause, Quote};
+use freena_wire::{ethernet, parse_frame, protocol};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Instant;
+
+/// Messages taken at a time, so that a flood of them does not keep programs from being served.
+const BUDGET: usize = 64;
+/// Bytes of a message that are looked at: its headers and those that it quotes, with room for extension headers.
+const SNAP: usize = 1280;
+
+/// Where the messages come in: for IPv4 and for IPv6.
+pub(super) struct TooBig([Socket; 2]);
+
+impl TooBig {
+    /// Begins to listen on all interfaces, since a router's answer may come by another one than its cause left by.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_NET_RAW.
+    pub(super) fn listen(epoll: &Epoll) -> io::Result<Self> {
+        let open = |ethertype: u16, filter: &[SockFilter]| {
+            // `SOCK_DGRAM`: from the IP header on, whatever the interface has before it.
+            let kind = Type::DGRAM.nonblocking().cloexec();
+            let socket =
+                Socket::new(Domain::PACKET, kind, Some(Protocol::from(i32::from(ethertype.to_be()))))?;
+            // What came before the filter is refused by the parser.
+            socket.attach_filter(filter)?;
+            epoll.add(socket.as_raw_fd(), libc::EPOLLIN, token::TOO_BIG)?;
+            Ok::<_, io::Error>(socket)
+        };
+        Ok(TooBig([open(ethernet::IPV4, &filter_v4())?, open(ethernet::IPV6, &filter_v6())?]))
+    }
+
+    /// Takes what has come in and gives it to `sink`, each as a frame.
+    fn receive(&self, mut sink: impl FnMut(&[u8])) {
+        // The parser wants an Ethernet header in front.
+        let mut frame = [0; ethernet::HEADER_LEN + SNAP];
+        for (socket, ethertype) in self.0.iter().zip([ethernet::IPV4, ethernet::IPV6]) {
+            frame[12..14].copy_from_slice(&ethertype.to_be_bytes());
+            for _ in 0..BUDGET {
+                let Ok(len) = sys::receive(socket.as_fd(), &mut frame[ethernet::HEADER_LEN..]) else { break };
+                sink(&frame[..ethernet::HEADER_LEN + len]);
+            }
+        }
+    }
+}
+
+impl Control {
+    /// Takes in what routers said.
+    pub(super) fn hear_too_big(&mut self) {
+        let mut changed = false;
+        self.too_big.receive(|frame| {
+            let Ok(packet) = parse_frame(frame) else { return };
+            let Ok(error) = icmp::parse(&packet) else { return };
+            if let Cause::TooBig { mtu } = error.cause
+                && self.may_have_sent(&error.quote)
+            {
+                changed |= self.lower(error.quote.src, error.quote.dst, mtu);
+            }
+        });
+        if changed {
+            self.network_changed();
+        }
+    }
+
+    /// Forgets what is too old to be believed.
+    pub(super) fn expire_path_mtus(&mut self) {
+        let expired = self.network.with_path_mtus(|known| {
+            let before = known.len();
+            known.handle_timeout(Instant::now());
+            known.len() < before
+        });
+        if expired {
+            self.network_changed();
+        }
+    }
+
+    fn may_have_sent(&self, quote: &Quote<'_>) -> bool {
+        let Some((src_port, dst_port)) = quote.ports().filter(|_| quote.protocol == protocol::UDP) else {
+            return false;
+        };
+        // First what costs one look, since anybody can send such messages.
+        self.ownership.owns(&FlowKey::new(quote.src, src_port, protocol::UDP))
+            && self.sockets.iter().any(|entry| {
+                let binding = entry.socket.binding();
+                may_send(&binding, (quote.src, src_port), (quote.dst, dst_port))
+            })
+    }
+
+    /// Believes that packets of more than `mtu` bytes do not reach `dst`; whether that is news.
+    fn lower(&self, src: IpAddr, dst: IpAddr, mtu: u32) -> bool {
+        let interface = self.network.with(|mirror| match mirror.route(dst, Some(src), None) {
+            // Of the interface, not the route: asked for a route, the kernel already tells what it took in itself.
+            Ok(route) => match route.kind {
+                RouteKind::Unicast(hop) => mirror.link(hop.ifindex).map(|link| link.mtu),
+                _ => None,
+            },
+            Err(_) => None,
+        });
+        let Some(interface) = interface else { return false };
+        let now = Instant::now();
+        let lowered = self.network.with_path_mtus(|known| {
+            // A router that does not tell its MTU means: less than what was sent, which was this at most.
+            let sent = known.get(now, dst).unwrap_or(interface);
+            known.too_big(now, dst, mtu, sent, interface)
+        });
+        if let Some(mtu) = lowered {
+            tracing::info!(%dst, mtu, "a router lowers the path MTU");
+        }
+        lowered.is_some()
+    }
+}
+
+/// Whether a socket with this binding sends from `src` to `dst`.
+fn may_send(binding: &Binding, src: (IpAddr, u16), dst: (IpAddr, u16)) -> bool {
+    binding.port == src.1
+        && (binding.local == src.0 || binding.local.is_unspecified())
+        && binding.peer.is_none_or(|peer| peer == dst)
+}
+
+const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+const JUMP_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+
+fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> SockFilter {
+    SockFilter::new(code as u16, jt, jf, k)
+}
+
+/// ICMP type 3 code 4, not fragmented.
+fn filter_v4() -> [SockFilter; 9] {
+    [
+        instruction(LOAD_BYTE, 0, 0, 9),
+        instruction(JUMP_EQUAL, 0, 6, protocol::ICMP.into()),
+        instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, 6),
+        instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 4, 0, 0x3fff),
+        instruction(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0, 0),
+        instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, 0, 0, 0),
+        instruction(JUMP_EQUAL, 0, 1, 0x0304),
+        instruction(RETURN, 0, 0, SNAP as u32),
+        instruction(RETURN, 0, 0, 0),
+    ]
+}
+
+/// ICMPv6 type 2, without extension headers.
+fn filter_v6() -> [SockFilter; 6] {
+    [
+        instruction(LOAD_BYTE, 0, 0, 6),
+        instruction(JUMP_EQUAL, 0, 3, protocol::ICMPV6.into()),
+        instruction(LOAD_BYTE, 0, 0, 40),
+        instruction(JUMP_EQUAL, 0, 1, 2),
+        instruction(RETURN, 0, 0, SNAP as u32),
+        instruction(RETURN, 0, 0, 0),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quote_must_fit_what_a_socket_is_bound_to() {
+        let ip = |last| IpAddr::from([10, 9, 0, last]);
+        let any = IpAddr::from([0; 4]);
+        let bound = |local, peer| Binding { local, port: 7, peer, ifindex: 0, dual: false, share: false };
+        let (src, dst) = ((ip(1), 7), (ip(2), 9));
+        assert!(may_send(&bound(any, None), src, dst));
+        assert!(may_send(&bound(ip(1), Some(dst)), src, dst));
+        assert!(!may_send(&bound(ip(3), None), src, dst), "another source address");
+        assert!(!may_send(&bound(any, None), (ip(1), 8), dst), "another source port");
+        assert!(!may_send(&bound(any, Some((ip(2), 10))), src, dst), "connected to another port");
+        assert!(!may_send(&bound(any, Some((ip(4), 9))), src, dst), "connected to another host");
+    }
+}
