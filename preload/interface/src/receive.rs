@@ -322,7 +322,8 @@ fn wait(fd: c_int) -> Result<(), Errno> {
     }
     let errno = sys::errno();
     sys::set_errno(before);
-    Err(Errno(errno))
+    // The server ended with a message of ours unread: the next look at the descriptor finds its end.
+    if errno == libc::ECONNRESET { Ok(()) } else { Err(Errno(errno)) }
 }
 
 /// Why a descriptor has no framework socket.

@@ -133,7 +133,8 @@ fn take_tokens(fd: c_int, held: &Held, announced: bool) -> bool {
                 return true;
             }
             Ok(_) => taken = true,
-            Err(Errno(libc::EINTR)) => {}
+            // ECONNRESET: the server ended with a message of ours unread, which is told once, before the end.
+            Err(Errno(libc::EINTR | libc::ECONNRESET)) => {}
             Err(Errno(libc::EAGAIN)) if !taken && announced && tries < TOKEN_TRIES => {
                 tries += 1;
                 sys::sched_yield();
