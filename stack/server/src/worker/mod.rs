@@ -388,6 +388,7 @@ impl Worker {
                 Command::NetworkChanged => {
                     self.paths.forget();
                     self.locals.forget();
+                    self.lose_deleted();
                 }
                 Command::Stop => self.stopping = true,
             }
@@ -465,6 +466,16 @@ impl Worker {
         // The control thread outlives the workers; if it is gone, the process is ending.
         let _ = self.setup.events.0.send(event);
         self.setup.events.1.signal();
+    }
+
+    /// An interface that is deleted takes its links with it, and an AF_XDP socket does not tell by itself.
+    fn lose_deleted(&mut self) {
+        for index in 0..self.setup.ports.len() {
+            let ifindex = self.setup.ports[index].ifindex;
+            if self.setup.network.with(|mirror| mirror.link(ifindex).is_none()) {
+                self.lose(index, io::Error::from_raw_os_error(libc::ENODEV));
+            }
+        }
     }
 
     /// Takes note of a link that failed for good.
