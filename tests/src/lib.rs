@@ -5,3 +5,4 @@ pub mod host;
 pub mod lab;
 pub mod netns;
 pub mod program;
+pub mod reach;

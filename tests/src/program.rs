@@ -18,6 +18,7 @@ pub struct Program {
     input: Option<ChildStdin>,
     lines: Receiver<String>,
     errors: Arc<Mutex<String>>,
+    reader: Option<thread::JoinHandle<()>>,
 }
 
 impl Program {
@@ -34,13 +35,13 @@ impl Program {
         thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let errors = Arc::new(Mutex::new(String::new()));
         let (kept, mut from) = (Arc::clone(&errors), child.stderr.take().expect("a pipe"));
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(len @ 1..) = from.read(&mut buffer) {
                 kept.lock().expect("no panic").push_str(&String::from_utf8_lossy(&buffer[..len]));
             }
         });
-        Program { name, input: child.stdin.take(), child, lines, errors }
+        Program { name, input: child.stdin.take(), child, lines, errors, reader: Some(reader) }
     }
 
     /// Process number.
@@ -120,7 +121,16 @@ impl Program {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.child.try_wait() {
-                Ok(Some(status)) => return status,
+                Ok(Some(status)) => {
+                    // All that it said is there then, unless a child of its own keeps the pipe open.
+                    while self.reader.as_ref().is_some_and(|reader| !reader.is_finished())
+                        && Instant::now() < deadline
+                    {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    self.reader = None;
+                    return status;
+                }
                 Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
                 other => panic!("{} does not end ({other:?}): {}", self.name, self.errors()),
             }

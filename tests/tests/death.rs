@@ -1,0 +1,205 @@
+//! Programs and servers that are killed, stopped or ended: what they held is free again, and nobody else notices.
+
+use freena_tests::binaries;
+use freena_tests::lab::{FAR4, Lab, NEAR4, number};
+use freena_tests::netns::{Pair, privileged};
+use freena_tests::program::{Program, output};
+use freena_tests::reach::{assert_kernel_udp, assert_ping, has_xdp};
+use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A kernel socket on the far host that waits a second for an answer.
+fn far_socket(lab: &Lab) -> UdpSocket {
+    let socket = lab.pair.far.run(|| UdpSocket::bind((FAR4, 0)).expect("a kernel socket"));
+    socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+    socket
+}
+
+fn assert_echo(socket: &UdpSocket, port: u16, when: &str) {
+    let mut buffer = [0; 64];
+    socket.send_to(b"are you there", (NEAR4, port)).expect("sent");
+    let len = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no answer {when}: {error}"));
+    assert_eq!(&buffer[..len], b"are you there", "{when}");
+}
+
+#[test]
+fn a_killed_program_frees_its_port() {
+    privileged("a_killed_program_frees_its_port", || {
+        let lab = Lab::new();
+        let server = lab.near_server();
+        let far = far_socket(&lab);
+        for round in 0..10 {
+            let mut echo = server.script("echo.py", &[&NEAR4, &7001]);
+            echo.expect("ready");
+            assert_echo(&far, 7001, &format!("in round {round}"));
+            echo.kill();
+            if round % 2 == 0 {
+                // Under freena the first try must do.
+                let mut again = server.script("bind.py", &[&NEAR4, &7001]);
+                assert_eq!(again.line(), "bound", "round {round}");
+                continue;
+            }
+            // A bare program has only the kernel to ask, which learns of the death from the server.
+            let deadline = Instant::now() + Duration::from_millis(500);
+            while let Err(error) = lab.pair.near.run(|| UdpSocket::bind((NEAR4, 7001))) {
+                assert!(Instant::now() < deadline, "a bare program cannot bind in round {round}: {error}");
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        server.wait_until("no socket is left", |status| {
+            status["sockets"].as_array().is_some_and(Vec::is_empty)
+        });
+    });
+}
+
+#[test]
+fn a_stopped_program_stops_nobody_else() {
+    privileged("a_stopped_program_stops_nobody_else", || {
+        let lab = Lab::new();
+        let server = lab.near_server();
+        let far = far_socket(&lab);
+        let (mut stopped, mut other) =
+            (server.script("echo.py", &[&NEAR4, &7001]), server.script("echo.py", &[&NEAR4, &7002]));
+        stopped.expect("ready");
+        other.expect("ready");
+        assert_echo(&far, 7001, "before");
+        stopped.signal(libc::SIGSTOP);
+        // More than its ring holds.
+        for round in 0..200 {
+            for _ in 0..20 {
+                far.send_to(&[1; 1000], (NEAR4, 7001)).expect("sent");
+            }
+            assert_echo(&far, 7002, &format!("in round {round} from the other program"));
+        }
+        server.wait_until("what the ring does not hold is counted", |status| {
+            status["sockets"].as_array().is_some_and(|sockets| {
+                sockets
+                    .iter()
+                    .any(|socket| socket["local"] == "10.0.0.1:7001" && number(socket, "rx_dropped") > 1000)
+            })
+        });
+        // Also a new one can start, and the stopped one goes on where it was.
+        let mut third = server.script("bind.py", &[&NEAR4, &7003]);
+        assert_eq!(third.line(), "bound");
+        stopped.signal(libc::SIGCONT);
+        let mut buffer = [0; 2000];
+        assert_eq!(far.recv(&mut buffer).expect("an answer of the program that was stopped"), 1000);
+    });
+}
+
+#[test]
+fn a_process_killed_while_it_uses_a_shared_socket_blocks_nobody() {
+    privileged("a_process_killed_while_it_uses_a_shared_socket_blocks_nobody", || {
+        let lab = Lab::new();
+        let server = lab.near_server();
+        let mut echo = lab.far_script("echo.py", &[&FAR4, &7001]);
+        echo.expect("ready");
+        let mut siblings = server.script("siblings.py", &[&FAR4, &7001, &40]);
+        siblings.expect("ready");
+        assert_eq!(siblings.line(), "done");
+        siblings.succeed();
+    });
+}
+
+#[test]
+fn a_killed_server_leaves_the_kernel_working_and_programs_with_an_error() {
+    privileged("a_killed_server_leaves_the_kernel_working_and_programs_with_an_error", || {
+        let lab = Lab::new();
+        let mut server = lab.near_server();
+        let mut echo = lab.far_script("echo.py", &[&FAR4, &7001]);
+        echo.expect("ready");
+        // Port 9 of the far host is closed to all but the one that sends without end.
+        let sink = far_socket(&lab);
+        let port = sink.local_addr().expect("its name").port();
+        let ways = ["recv", "poll", "select", "epoll", "send"];
+        let mut programs = ways.map(|way| (way, server.script("blocked.py", &[&way, &FAR4, &port])));
+        for (_, program) in &mut programs {
+            program.expect("ready");
+        }
+        server.wait_until("all are on the fast path", |status| {
+            status["sockets"].as_array().is_some_and(|sockets| sockets.len() == ways.len())
+        });
+        assert!(has_xdp(&lab.pair.near, Pair::NEAR));
+        thread::sleep(Duration::from_millis(100));
+
+        let killed = Instant::now();
+        server.program.kill();
+        assert_ping(&lab.pair.far, NEAR4, "after the server was killed");
+        assert_kernel_udp((&lab.pair.near, &lab.pair.far), (NEAR4, FAR4), "after the server was killed");
+        assert!(!has_xdp(&lab.pair.near, Pair::NEAR), "the XDP program outlives its server");
+        for (way, program) in &mut programs {
+            assert_eq!(program.line(), "ended ENETDOWN", "{way}");
+            let took = killed.elapsed();
+            assert!(took < Duration::from_secs(3), "{way}: the error came after {took:?}");
+            assert_eq!(program.line(), "then ENETDOWN", "{way}");
+            assert!(program.wait().success());
+        }
+        // What starts now is told, and works by the kernel.
+        let mut ask = server.script("ask.py", &[&FAR4, &7001, &"unconnected"]);
+        ask.expect("ready");
+        ask.tell("100");
+        assert_eq!(ask.line(), "ok 100");
+        assert!(ask.errors().contains("stay with the kernel"), "{}", ask.errors());
+        // The dead server's socket file is replaced.
+        let server = lab.near_server();
+        let mut ask = server.script("ask.py", &[&FAR4, &7001, &"unconnected"]);
+        let port: u16 = ask.expect("ready").parse().expect("a port");
+        server.socket(port);
+    });
+}
+
+/// Everything in a folder.
+fn list(folder: impl AsRef<Path>) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn an_ended_server_leaves_nothing_behind() {
+    privileged("an_ended_server_leaves_nothing_behind", || {
+        let lab = Lab::new();
+        let shared_memory = list("/dev/shm");
+        let bpf = list("/sys/fs/bpf");
+        for signal in [libc::SIGTERM, libc::SIGINT] {
+            let mut server = lab.near_server();
+            let mut blocked = server.script("blocked.py", &[&"recv", &FAR4, &9]);
+            blocked.expect("ready");
+            let control = server.control.clone();
+            assert!(control.exists());
+            server.program.signal(signal);
+            server.program.succeed();
+            assert_eq!(list(control.parent().expect("a folder")), BTreeSet::new(), "files are left");
+            assert!(!has_xdp(&lab.pair.near, Pair::NEAR), "an XDP program is left");
+            assert_eq!(blocked.line(), "ended ENETDOWN");
+            assert_kernel_udp((&lab.pair.near, &lab.pair.far), (NEAR4, FAR4), "after the server ended");
+        }
+        let new: Vec<_> = list("/dev/shm").difference(&shared_memory).cloned().collect();
+        assert!(!new.iter().any(|name| name.contains("freena")), "left in /dev/shm: {new:?}");
+        assert_eq!(list("/sys/fs/bpf"), bpf);
+    });
+}
+
+/// `freena status` without a server says so.
+#[test]
+fn the_status_of_no_server_is_an_error_that_names_the_path() {
+    privileged("the_status_of_no_server_is_an_error_that_names_the_path", || {
+        let lab = Lab::new();
+        let mut status = lab.near(binaries::freena("freena"));
+        let path = lab.path("nobody");
+        status.args(["status", "--control"]).arg(&path);
+        let output = output(status);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success());
+        assert!(said.replace(['\n', ' ', '│'], "").contains(&*path.to_string_lossy()), "{said}");
+        let mut program = Program::start({
+            let mut command = lab.near(binaries::freena("freena"));
+            command.args(["run", "--protocol", "udp", "--control"]).arg(&path);
+            command.arg("--").arg(binaries::python()).arg(binaries::script("bind.py")).args([NEAR4, "7001"]);
+            command
+        });
+        assert_eq!(program.line(), "bound", "without a server a program uses the kernel");
+    });
+}
