@@ -158,6 +158,11 @@ impl Paths {
 }
 
 fn resolve(ports: &[PortFacts], mirror: &mut Mirror, key: Key) -> Path {
+    // A program may ask for any of the host's addresses. Others are a matter of privileges (`IP_TRANSPARENT`,
+    // `IP_FREEBIND`), which the kernel judges when the companion sends.
+    if key.src.is_some_and(|src| mirror.addresses().iter().all(|own| own.address != src)) {
+        return Path::Kernel;
+    }
     let oif = (key.ifindex != 0).then_some(key.ifindex);
     let Ok(Route { kind: RouteKind::Unicast(hop), .. }) = mirror.route(key.dst, key.src, oif) else {
         return Path::Kernel;
