@@ -134,7 +134,9 @@ pub(crate) fn bench(args: &BenchArgs) -> miette::Result<ExitCode> {
 /// As for [`bench`].
 pub(crate) fn demo(args: &DemoArgs) -> miette::Result<ExitCode> {
     let access = enter()?;
-    println!("Two hosts: network namespaces joined by a veth pair; on each a freena-stack; between them unmodified programs.");
+    println!(
+        "Two hosts: network namespaces joined by a veth pair; on each a freena-stack; between them unmodified programs."
+    );
     let mut options = options()?;
     options.seconds = args.seconds;
     if access == Access::UserNamespace {
@@ -144,7 +146,8 @@ pub(crate) fn demo(args: &DemoArgs) -> miette::Result<ExitCode> {
         );
         options.series.retain(|series| !matches!(series, Series::RawAfXdp | Series::RawGso));
     }
-    fs::create_dir_all(&args.output).map_err(|error| miette::miette!("{}: {error}", args.output.display()))?;
+    fs::create_dir_all(&args.output)
+        .map_err(|error| miette::miette!("{}: {error}", args.output.display()))?;
     let throughput = measure_throughput(&options)?;
     save(&throughput, &args.output, "throughput")?;
     options.sizes = vec![64];

@@ -42,9 +42,8 @@ fn print(status: &Value) {
     );
     for interface in list(&status["interfaces"]) {
         println!("\ninterface {} (index {})", word(&interface["name"]), interface["index"]);
-        if let Some(mode) = interface["xdp"].as_str() {
-            println!("  XDP program: {mode} mode; {}", word(&interface["reason"]));
-        }
+        println!("  steered by {}: {}", word(&interface["steered_by"]), word(&interface["reason"]));
+        println!("  fragments: {}", word(&interface["fragments"]));
         let counters = interface["steering"].as_object();
         let counters = counters.into_iter().flatten().filter(|(_, n)| n.as_u64() != Some(0));
         let counters: Vec<String> = counters.map(|(name, n)| format!("{name} {n}")).collect();

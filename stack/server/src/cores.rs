@@ -9,7 +9,9 @@ pub const THREAD_PREFIX: &str = "freena-poll-";
 ///
 /// It is a lock on the program file, the one thing that servers in different namespaces share. Where it cannot be had,
 /// two servers may share a core: slower, not wrong.
-pub struct Choice(#[allow(dead_code, reason = "kept for its lock, which goes with the descriptor")] Option<File>);
+pub struct Choice(
+    #[allow(dead_code, reason = "kept for its lock, which goes with the descriptor")] Option<File>,
+);
 
 impl Choice {
     /// Waits for the other servers that are choosing.

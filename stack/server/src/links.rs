@@ -1,10 +1,11 @@
 //! Opens the interfaces by the way that was asked for, or the best one that can be had.
 
 use crate::args::{Args, LinkChoice, TransmitChoice};
+use crate::steering::Steering;
 use crate::worker::{Network, Port};
 use freena_link_af_xdp::{AfXdpLink, Mode, Options, Transmit, XdpInterface};
 use freena_link_middleware::Trace;
-use freena_link_raw::{Device, RawLink};
+use freena_link_raw::{Device, RawLink, SteeredInterface};
 use freena_stack_api::Link;
 use freena_wire::Mac;
 use std::fs::File;
@@ -17,8 +18,8 @@ pub struct Interface {
     pub name: String,
     /// Its index.
     pub ifindex: u32,
-    /// The XDP program on it; `None` for a raw link.
-    pub xdp: Option<XdpInterface>,
+    /// The program that steers its frames.
+    pub steering: Steering,
 }
 
 /// Why an interface cannot be served.
@@ -52,32 +53,39 @@ pub fn open(name: &str, args: &Args, network: &Network) -> Result<(Interface, Ve
     let link = link.ok_or_else(|| fail(io::Error::from_raw_os_error(libc::ENODEV)))?;
     let mac = link.mac.map(Mac).ok_or_else(|| fail(io::Error::other("it has no Ethernet address")))?;
     let mtu = link.mtu;
-    let (xdp, links) = match args.link {
+    let (steering, links) = match args.link {
         LinkChoice::XdpNative => xdp_links(name, Mode::Native, mtu, args)?,
         LinkChoice::XdpSkb => xdp_links(name, Mode::Skb, mtu, args)?,
-        LinkChoice::Raw => (None, vec![raw_link(name, "asked for".to_owned())?]),
+        LinkChoice::Raw => raw_links(name, "asked for")?,
+        // Without a wire, frames cross as super-packets as long as no XDP program makes the sender cut them first, and
+        // AF_XDP has nothing to gain but copies: there the packet socket carries several times as much.
+        LinkChoice::Auto if device.is_software() => raw_links(
+            name,
+            "a device without a wire, which super-packets cross whole when no XDP program is on it",
+        )?,
         LinkChoice::Auto => match xdp_links(name, Mode::Auto, mtu, args) {
             Ok(links) => links,
             Err(error) => {
                 tracing::warn!(interface = name, %error, "no AF_XDP: falling back to a packet socket");
-                (None, vec![raw_link(name, format!("no AF_XDP: {error}"))?])
+                raw_links(name, &format!("no AF_XDP: {error}"))?
             }
         },
     };
     // A raw link hands over super-packets whole.
-    let budget = if xdp.is_some() { 128 } else { 8 };
+    let budget = if matches!(steering, Steering::Xdp(_)) { 128 } else { 8 };
+    let sees_all = steering.is_none();
     let mut ports = Vec::new();
     for link in links {
         let link = match &args.trace {
             Some(path) => traced(link, path)?,
             None => link,
         };
-        ports.push(Port { link, ifindex: device.index, mac, budget, sees_all: xdp.is_none() });
+        ports.push(Port { link, ifindex: device.index, mac, budget, sees_all });
     }
-    Ok((Interface { name: name.to_owned(), ifindex: device.index, xdp }, ports))
+    Ok((Interface { name: name.to_owned(), ifindex: device.index, steering }, ports))
 }
 
-type Links = (Option<XdpInterface>, Vec<Box<dyn Link>>);
+type Links = (Steering, Vec<Box<dyn Link>>);
 
 fn xdp_links(name: &str, mode: Mode, mtu: u32, args: &Args) -> Result<Links, LinkError> {
     let interface = XdpInterface::attach(name, mode)?;
@@ -93,13 +101,24 @@ fn xdp_links(name: &str, mode: Mode, mtu: u32, args: &Args) -> Result<Links, Lin
         let options = Options { transmit, frame_size, ..Options::default() };
         links.push(Box::new(AfXdpLink::open(&interface, queue, options)?));
     }
-    Ok((Some(interface), links))
+    Ok((Steering::Xdp(interface), links))
 }
 
-fn raw_link(name: &str, reason: String) -> Result<Box<dyn Link>, LinkError> {
-    let options = freena_link_raw::Options { reason, ..Default::default() };
+fn raw_links(name: &str, reason: &str) -> Result<Links, LinkError> {
+    let (steering, reason) = match SteeredInterface::attach(name) {
+        Ok(interface) => (Steering::Tc(interface), reason.to_owned()),
+        Err(error) => {
+            tracing::warn!(interface = name, %error, "no steering: the kernel handles each frame as well");
+            (Steering::None, format!("{reason}; not steered: {error}"))
+        }
+    };
+    let interface = match &steering {
+        Steering::Tc(interface) => Some(interface),
+        _ => None,
+    };
+    let options = freena_link_raw::Options { reason, steering: interface, ..Default::default() };
     let link = RawLink::open(name, options).map_err(|error| LinkError::Raw(name.to_owned(), error))?;
-    Ok(Box::new(link))
+    Ok((steering, vec![Box::new(link)]))
 }
 
 /// Wraps a link so that it writes what it carries. Each queue has a file of its own.

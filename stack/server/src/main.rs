@@ -9,6 +9,7 @@ mod cores;
 mod links;
 mod mirror;
 mod socket;
+mod steering;
 mod sys;
 mod worker;
 

@@ -3,8 +3,8 @@
 use freena_shm_ring::SocketMapping;
 use freena_udp::{Binding, SocketKey};
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// A socket that the server carries. Shared by the control thread and all workers.
 #[derive(Debug)]

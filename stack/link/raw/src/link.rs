@@ -20,7 +20,7 @@ const SLOT: usize = 14 + 65_535 + 1;
 /// Settings of a raw link.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
-    /// Bytes that the kernel may hold for the link, its own bookkeeping included. Default 8 MiB; cut to
+    /// Bytes that the kernel may hold for the link, its own bookkeeping included. Default 32 MiB, 16 ms at 16 Gb/s; cut to
     /// `net.core.rmem_max` without CAP_NET_ADMIN.
     pub receive_buffer: usize,
     /// Let the kernel segment bursts. Default true.
@@ -33,7 +33,7 @@ pub struct Options<'a> {
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Options { receive_buffer: 8 << 20, gso: true, reason: "asked for".to_owned(), steering: None }
+        Options { receive_buffer: 32 << 20, gso: true, reason: "asked for".to_owned(), steering: None }
     }
 }
 

@@ -136,7 +136,11 @@ impl Control {
                 reason: format!("the route leaves by {}", self.interface_name(hop.ifindex)),
                 mtu: self.network.path_mtu(Instant::now(), dst, hop.mtu),
                 // What routers said holds for single hosts, of which there may be some under the prefix.
-                prefix_len: if self.network.with_path_mtus(|known| known.is_empty()) { prefix_len_safe } else { exact },
+                prefix_len: if self.network.with_path_mtus(|known| known.is_empty()) {
+                    prefix_len_safe
+                } else {
+                    exact
+                },
             },
             RouteKind::Unicast(hop) => kernel(
                 format!(

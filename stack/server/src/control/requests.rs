@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// Default size of a transmit ring in bytes.
 const TX_SIZE: u32 = 1 << 20;
 /// Default size of a receive ring in bytes.
-const RX_SIZE: u32 = 4 << 20;
+const RX_SIZE: u32 = 8 << 20;
 /// Send buffer of both ends of a pair, in bytes as setsockopt takes it: some kicks fit, a fill of 8 KiB takes it all.
 const PAIR_BUFFER: i32 = 8 << 10;
 /// How long a `SYNC` may wait for a worker.
@@ -168,19 +168,29 @@ impl Control {
         Ok(Answer { response, fds: vec![application_end, memory_fd] })
     }
 
-    /// On a raw link the kernel sees all that the link sees: the companion must not receive it a second time.
+    /// Where nothing steers, the kernel sees all that the link sees: the companion must not receive it a second time. The
+    /// link shows what is for this host alone; broadcast and multicast come by the companion as everywhere.
     fn keep_out_of_companion(&self, companion: &OwnedFd) -> io::Result<()> {
-        let raw: Vec<u32> = self.interfaces.iter().filter(|i| i.xdp.is_none()).map(|i| i.ifindex).collect();
+        let unsteered = self.interfaces.iter().filter(|interface| interface.steering.is_none());
+        let raw: Vec<u32> = unsteered.map(|interface| interface.ifindex).collect();
         if raw.is_empty() {
             return Ok(());
         }
         let statement = |code: u32, jt, jf, k| socket2::SockFilter::new(code as u16, jt, jf, k);
-        // SKF_AD_OFF + SKF_AD_IFINDEX (linux/filter.h): the interface that the packet arrived on.
-        const IFINDEX: u32 = (-0x1000_i32 + 8) as u32;
-        let mut program = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, IFINDEX)];
+        let load = |field: i32| {
+            let at = (libc::SKF_AD_OFF + field) as u32;
+            statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at)
+        };
+        let equal = |jt, jf, k| statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, jt, jf, k);
+        let to_pass = raw.len() as u8 + 1;
+        let mut program = vec![
+            load(libc::SKF_AD_PKTTYPE),
+            equal(0, to_pass, libc::PACKET_HOST.into()),
+            // The interface that the packet arrived on.
+            load(libc::SKF_AD_IFINDEX),
+        ];
         for (index, ifindex) in raw.iter().enumerate() {
-            let to_drop = (raw.len() - index) as u8;
-            program.push(statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, to_drop, 0, *ifindex));
+            program.push(equal((raw.len() - index) as u8, 0, *ifindex));
         }
         program.push(statement(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX));
         program.push(statement(libc::BPF_RET | libc::BPF_K, 0, 0, 0));

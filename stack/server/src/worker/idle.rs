@@ -41,6 +41,14 @@ impl Idle {
         }
     }
 
+    /// Lets a program run that does not keep up with what it is sent: it may be waiting for this very core, and what
+    /// arrives meanwhile waits in the link.
+    pub(super) fn give_way(&self) {
+        if self.mode != PollMode::Busy {
+            std::thread::yield_now();
+        }
+    }
+
     /// One round of spinning. Yields, since on a machine with few cores the program that is to send or receive next may be
     /// waiting for this very core.
     pub(super) fn spin(&self) {

@@ -16,8 +16,8 @@ mod table;
 mod transmit;
 
 pub use idle::PollMode;
-pub use path::Network;
 use local::Locals;
+pub use path::Network;
 use path::Paths;
 use table::Table;
 pub use transmit::FragmentStats;
@@ -108,7 +108,7 @@ pub struct Port {
     /// Frames to take from it in one turn: fewer where each may be a super-packet of dozens of datagrams, so that a turn
     /// does not overrun a receive ring before its program has had a chance to read.
     pub budget: usize,
-    /// Whether the link shows a copy of all that the kernel gets (raw), or only what is ours (AF_XDP).
+    /// Whether the link shows a copy of all that the kernel gets (raw without steering), or only what is ours.
     pub sees_all: bool,
 }
 
@@ -161,6 +161,8 @@ pub struct Worker {
     malformed: u64,
     turns: u64,
     sleeps: u64,
+    /// Whether a program reads more slowly than its ring fills.
+    pressed: bool,
     stopping: bool,
 }
 
@@ -190,6 +192,7 @@ impl Worker {
             malformed: 0,
             turns: 0,
             sleeps: 0,
+            pressed: false,
             stopping: false,
             setup,
         })
@@ -211,6 +214,9 @@ impl Worker {
             let work = self.receive_all() + self.transmit_all();
             if work > 0 {
                 idle.worked(self.now);
+                if mem::take(&mut self.pressed) {
+                    idle.give_way();
+                }
                 if until_look > 0 {
                     until_look -= 1;
                     continue;
@@ -259,7 +265,8 @@ impl Worker {
                 && !local.active
                 && local.socket.memory.tx().has_data(local.tx.head)
         };
-        let forgotten: Vec<SocketKey> = self.table.iter().filter(waiting).map(|local| local.socket.key).collect();
+        let forgotten: Vec<SocketKey> =
+            self.table.iter().filter(waiting).map(|local| local.socket.key).collect();
         for key in forgotten {
             self.activate(key);
         }

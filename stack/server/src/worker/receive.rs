@@ -1,10 +1,10 @@
 //! From the links into the receive rings.
 //!
-//! Fragments come here from raw links only, which show a copy of all that the kernel gets: there they are reassembled, and
-//! the companion's filter keeps the kernel's own copy of the datagram out. On XDP links every fragment is left to the
-//! kernel and the datagram comes through the companion. The program cannot do better: it takes a frame or passes it, and
-//! a fragment that arrives before the first one of its datagram does not tell whose it is. Redirected, it would be lost to
-//! the kernel's sockets; passed, the datagram would be lost to ours, one part here and the rest there.
+//! Where a program steers (XDP, tc), every fragment is left to the kernel, and the datagram comes through the companion.
+//! The program cannot do better: it takes a frame or passes it, and a fragment that arrives before the first one of its
+//! datagram does not tell whose it is. Taken, it would be lost to the kernel's sockets; passed, the datagram would be lost
+//! to ours, one part here and the rest there. A raw link without steering shows a copy of all that the kernel gets: there
+//! fragments are reassembled here, and the companion's filter keeps the kernel's own copy of the datagram out.
 
 use super::local::Locals;
 use super::table::Table;
@@ -59,7 +59,10 @@ impl Worker {
             let Some(local) = self.table.get_mut(key) else { continue };
             local.dirty = false;
             let memory = &local.socket.memory;
-            Producer::new(memory.rx(ring), &mut local.rx).publish();
+            let mut producer = Producer::new(memory.rx(ring), &mut local.rx);
+            producer.publish();
+            let half = u64::from(memory.sizes().rx) / 2;
+            self.pressed |= producer.free(half as usize) < half;
             if wake::take_request(&memory.page().rx_wake.0) {
                 send_token(&local.socket);
             }

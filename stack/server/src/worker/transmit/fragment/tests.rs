@@ -57,7 +57,9 @@ fn a_receiver_gets_the_datagram_back() {
             for frame in frames(&staged).iter().rev() {
                 assert!(frame.len() <= mtu as usize + ethernet::HEADER_LEN);
                 let packet = parse_frame(frame).unwrap();
-                let Some(whole) = reassembler.handle_fragment(Instant::now(), &packet).unwrap() else { continue };
+                let Some(whole) = reassembler.handle_fragment(Instant::now(), &packet).unwrap() else {
+                    continue;
+                };
                 assert_eq!((whole.protocol, whole.ttl, whole.tos), (protocol::UDP, 9, 0xb8));
                 let header = udp::Header::parse(whole.payload).unwrap();
                 assert_eq!((header.src_port(), header.dst_port()), (4000, 7));
