@@ -485,8 +485,12 @@ impl Worker {
         }
     }
 
-    /// Takes note of a link that failed for good.
+    /// Takes note of a link that failed for good. One that is down may come up again; should its interface be gone,
+    /// [`Worker::lose_deleted`] is told.
     fn lose(&mut self, index: usize, error: io::Error) {
+        if error.raw_os_error() == Some(libc::ENETDOWN) {
+            return;
+        }
         if !mem::replace(&mut self.lost[index], true) {
             let link = &self.setup.ports[index].link;
             let _ = self.epoll.remove(link.wait_fd());
