@@ -64,6 +64,7 @@ enum SeriesName {
     KernelSegment,
     KernelSegmentGro,
     Framework,
+    FrameworkXdp,
     RawAfXdp,
     RawGso,
 }
@@ -144,7 +145,9 @@ pub(crate) fn demo(args: &DemoArgs) -> miette::Result<ExitCode> {
             "Left out, since this is a user without root: AF_XDP (it needs CAP_BPF in the first user namespace). \
              The servers use packet sockets inside a user namespace instead."
         );
-        options.series.retain(|series| !matches!(series, Series::RawAfXdp | Series::RawGso));
+        options
+            .series
+            .retain(|series| !matches!(series, Series::FrameworkXdp | Series::RawAfXdp | Series::RawGso));
     }
     fs::create_dir_all(&args.output)
         .map_err(|error| miette::miette!("{}: {error}", args.output.display()))?;
@@ -194,6 +197,7 @@ fn series_of(name: SeriesName) -> Series {
         SeriesName::KernelSegment => Series::KernelSegment,
         SeriesName::KernelSegmentGro => Series::KernelSegmentGro,
         SeriesName::Framework => Series::Framework,
+        SeriesName::FrameworkXdp => Series::FrameworkXdp,
         SeriesName::RawAfXdp => Series::RawAfXdp,
         SeriesName::RawGso => Series::RawGso,
     }

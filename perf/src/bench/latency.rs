@@ -70,10 +70,7 @@ fn measure(
     options: &Options,
     (size, wait, series): (usize, Wait, Series),
 ) -> Result<Latency, RunError> {
-    let servers = match series {
-        Series::Framework => Some(Servers::start(lab, options)?),
-        _ => None,
-    };
+    let servers = series.server_arguments().map(|more| Servers::start(lab, options, more)).transpose()?;
     let (from, to) = Place::both(lab, servers.as_ref());
     let (address, size, wait) = (lab.b().v4().to_string(), size.to_string(), wait.to_string());
     let common = [&address, PORT, "--size", &size, "--mode", &wait];

@@ -23,6 +23,9 @@ pub enum Series {
     KernelSegmentGro,
     /// The programs of [`Series::KernelSendto`] under `freena run`.
     Framework,
+    /// As above, with the servers told to receive through AF_XDP in native mode (`--link xdp-native`), which makes each
+    /// datagram a frame of its own, as on a wire.
+    FrameworkXdp,
     /// AF_XDP with no stack above it, frames sent through its ring: the limit of AF_XDP on both sides.
     RawAfXdp,
     /// AF_XDP with no stack above it, fed by rows that the kernel segments: the limit of how the framework sends
@@ -32,24 +35,35 @@ pub enum Series {
 
 impl Series {
     /// All, in the order in which they are shown.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::KernelSendto,
         Self::KernelSendmmsg,
         Self::KernelSegment,
         Self::KernelSegmentGro,
         Self::Framework,
+        Self::FrameworkXdp,
         Self::RawAfXdp,
         Self::RawGso,
     ];
     /// Those that a comparison is made of where nothing else is asked for.
-    pub const DEFAULT: [Self; 6] = [
+    pub const DEFAULT: [Self; 7] = [
         Self::KernelSendto,
         Self::KernelSendmmsg,
         Self::KernelSegment,
         Self::Framework,
+        Self::FrameworkXdp,
         Self::RawAfXdp,
         Self::RawGso,
     ];
+    /// What `freena-stack` is told besides the options, `None` where it has no part in the series.
+    pub(super) fn server_arguments(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Framework => Some(&[]),
+            Self::FrameworkXdp => Some(&["--link", "xdp-native"]),
+            _ => None,
+        }
+    }
+
     /// Those that the framework is compared with.
     pub(super) const KERNEL: [Self; 4] =
         [Self::KernelSendto, Self::KernelSendmmsg, Self::KernelSegment, Self::KernelSegmentGro];
@@ -62,6 +76,7 @@ impl Series {
             Self::KernelSegment => "UDP_SEGMENT",
             Self::KernelSegmentGro => "+UDP_GRO",
             Self::Framework => "framework",
+            Self::FrameworkXdp => "fw AF_XDP",
             Self::RawAfXdp => "raw AF_XDP",
             Self::RawGso => "raw GSO",
         }
@@ -76,6 +91,7 @@ impl fmt::Display for Series {
             Self::KernelSegment => "UDP (kernel, UDP_SEGMENT)",
             Self::KernelSegmentGro => "UDP (kernel, UDP_SEGMENT and UDP_GRO)",
             Self::Framework => "UDP (framework)",
+            Self::FrameworkXdp => "UDP (framework, AF_XDP)",
             Self::RawAfXdp => "raw AF_XDP",
             Self::RawGso => "raw AF_XDP, sent by UDP GSO",
         })

@@ -256,6 +256,7 @@ fn look(series: Series) -> (RGBColor, u32) {
         Series::KernelSegment => (RGBColor(0, 158, 115), 2),
         Series::KernelSegmentGro => (RGBColor(0, 114, 178), 2),
         Series::Framework => (RGBColor(213, 94, 0), 3),
+        Series::FrameworkXdp => (RGBColor(140, 60, 0), 3),
         Series::RawAfXdp => (RGBColor(204, 121, 167), 2),
         Series::RawGso => (RGBColor(230, 159, 0), 2),
     }
@@ -273,6 +274,7 @@ fn marker<'a>(series: Series, at: (i32, i32)) -> DynElement<'static, SVGBackend<
         Series::Framework => {
             Rectangle::new([(at.0 - 4, at.1 - 4), (at.0 + 4, at.1 + 4)], colour.filled()).into_dyn()
         }
+        Series::FrameworkXdp => Cross::new(at, 5, colour.stroke_width(3)).into_dyn(),
         Series::RawAfXdp => Circle::new(at, 4, hollow).into_dyn(),
         Series::RawGso => Rectangle::new([(at.0 - 4, at.1 - 4), (at.0 + 4, at.1 + 4)], hollow).into_dyn(),
     }

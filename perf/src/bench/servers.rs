@@ -27,12 +27,12 @@ struct Server {
 }
 
 impl Servers {
-    pub(super) fn start(lab: &Lab, options: &Options) -> Result<Self, RunError> {
+    pub(super) fn start(lab: &Lab, options: &Options, more: &[&str]) -> Result<Self, RunError> {
         let binaries = &options.binaries;
         let stack = binaries.find("freena-stack").map_err(RunError::Missing)?;
         let freena = binaries.find("freena").map_err(RunError::Missing)?;
-        let a = Server::start(lab.a(), &stack, lab.directory().join("a.sock"), options)?;
-        let b = Server::start(lab.b(), &stack, lab.directory().join("b.sock"), options)?;
+        let a = Server::start(lab.a(), &stack, lab.directory().join("a.sock"), options, more)?;
+        let b = Server::start(lab.b(), &stack, lab.directory().join("b.sock"), options, more)?;
         let mut servers = Self { a, b, freena };
         let deadline = Instant::now() + READY_WITHIN;
         for server in [&mut servers.a, &mut servers.b] {
@@ -48,9 +48,19 @@ impl Servers {
 }
 
 impl Server {
-    fn start(host: &Host, stack: &Path, control: PathBuf, options: &Options) -> Result<Self, RunError> {
+    fn start(
+        host: &Host,
+        stack: &Path,
+        control: PathBuf,
+        options: &Options,
+        more: &[&str],
+    ) -> Result<Self, RunError> {
         let mut command = host.command(stack);
-        command.args(["--iface", INTERFACE, "--control"]).arg(&control).args(&options.server_arguments);
+        command
+            .args(["--iface", INTERFACE, "--control"])
+            .arg(&control)
+            .args(&options.server_arguments)
+            .args(more);
         let program = Program::start(&format!("freena-stack in {}", host.name()), command)?;
         Ok(Self { program, control })
     }

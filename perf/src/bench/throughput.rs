@@ -104,10 +104,7 @@ fn measure(
     (load, size, series): (Load, usize, Series),
     progress: &Progress,
 ) -> Result<Throughput, RunError> {
-    let servers = match series {
-        Series::Framework => Some(Servers::start(lab, options)?),
-        _ => None,
-    };
+    let servers = series.server_arguments().map(|more| Servers::start(lab, options, more)).transpose()?;
     let (mut sender, mut receiver) = match series {
         Series::RawAfXdp => raw(lab, options, load, size, "af-xdp")?,
         Series::RawGso => raw(lab, options, load, size, "gso")?,

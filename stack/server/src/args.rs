@@ -18,7 +18,7 @@ pub struct Args {
     pub control: PathBuf,
 
     /// How to reach the interfaces
-    #[arg(long, value_enum, default_value_t = LinkChoice::Auto)]
+    #[arg(long, value_enum, default_value_t = LinkChoice::Auto, overrides_with = "link")]
     pub link: LinkChoice,
 
     /// How to send: by GSO through a packet socket, or through the AF_XDP ring
@@ -53,13 +53,14 @@ pub struct Args {
 /// `--link`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LinkChoice {
-    /// AF_XDP, native before SKB; a packet socket where that cannot be had
+    /// AF_XDP, native before SKB, on devices with a wire; a packet socket on those without (veth, bridges, tun), and
+    /// where AF_XDP cannot be had
     Auto,
     /// AF_XDP with the program in the driver
     XdpNative,
     /// AF_XDP with the program in the generic hook
     XdpSkb,
-    /// A packet socket
+    /// A packet socket, steered at tc ingress where the kernel and the privileges allow it
     Raw,
 }
 
