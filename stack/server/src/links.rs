@@ -12,6 +12,9 @@ use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::Path;
 
+/// Largest IP packet in a UMEM frame of 4,096 bytes, of which 256 are the kernel's head room and 14 the Ethernet header.
+const MAX_XDP_MTU: u32 = 4096 - 256 - 14;
+
 /// An interface that is served.
 pub struct Interface {
     /// Its name.
@@ -20,6 +23,22 @@ pub struct Interface {
     pub ifindex: u32,
     /// The program that steers its frames.
     pub steering: Steering,
+    /// The largest MTU whose frames the link can receive.
+    pub max_mtu: u32,
+}
+
+/// The larger of the two sizes that an AF_XDP frame may have.
+const LARGE_FRAME: u32 = 4096;
+
+/// The MTU up to which an AF_XDP frame of `size` bytes holds what arrives: 256 bytes of it are the kernel's head room, 14
+/// the Ethernet header.
+const fn max_mtu(size: u32) -> u32 {
+    size - 256 - 14
+}
+
+/// The size that an AF_XDP frame needs for `mtu`.
+const fn frame_size(mtu: u32) -> u32 {
+    if mtu > max_mtu(2048) { LARGE_FRAME } else { 2048 }
 }
 
 /// Why an interface cannot be served.
@@ -34,9 +53,15 @@ pub enum LinkError {
     /// The AF_XDP socket cannot be opened.
     #[error(transparent)]
     Open(#[from] freena_link_af_xdp::OpenError),
+    /// Its frames are too large for AF_XDP; they would be lost, and only they.
+    #[error("interface {0}: AF_XDP holds frames up to an MTU of {max}, its MTU is {1}", max = max_mtu(LARGE_FRAME))]
+    Mtu(String, u32),
     /// The packet socket cannot be opened.
     #[error("packet socket on interface {0}: {1} (CAP_NET_RAW is needed)")]
     Raw(String, io::Error),
+    /// Its packets do not fit a UMEM frame.
+    #[error("interface {0} has an MTU of {1} bytes, and AF_XDP takes packets of at most {MAX_XDP_MTU}")]
+    Mtu(String, u32),
     /// The trace file cannot be written.
     #[error("trace file {0}: {1}")]
     Trace(String, io::Error),
@@ -66,7 +91,8 @@ pub fn open(name: &str, args: &Args, network: &Network) -> Result<(Interface, Ve
         LinkChoice::Auto => match xdp_links(name, Mode::Auto, mtu, args) {
             Ok(links) => links,
             Err(error) => {
-                tracing::warn!(interface = name, %error, "no AF_XDP: falling back to a packet socket");
+                let error = brief(&error);
+                tracing::warn!(interface = name, error, "no AF_XDP: falling back to a packet socket");
                 raw_links(name, &format!("no AF_XDP: {error}"))?
             }
         },
@@ -82,20 +108,26 @@ pub fn open(name: &str, args: &Args, network: &Network) -> Result<(Interface, Ve
         };
         ports.push(Port { link, ifindex: device.index, mac, budget, sees_all });
     }
-    Ok((Interface { name: name.to_owned(), ifindex: device.index, steering }, ports))
+    let max_mtu = if matches!(steering, Steering::Xdp(_)) { max_mtu(frame_size(mtu)) } else { u32::MAX };
+    Ok((Interface { name: name.to_owned(), ifindex: device.index, steering, max_mtu }, ports))
 }
 
 type Links = (Steering, Vec<Box<dyn Link>>);
 
 fn xdp_links(name: &str, mode: Mode, mtu: u32, args: &Args) -> Result<Links, LinkError> {
+    if mtu > max_mtu(LARGE_FRAME) {
+        return Err(LinkError::Mtu(name.to_owned(), mtu));
+    }
+    if mtu > MAX_XDP_MTU {
+        return Err(LinkError::Mtu(name.to_owned(), mtu));
+    }
     let interface = XdpInterface::attach(name, mode)?;
     let transmit = match args.transmit {
         TransmitChoice::Auto => Transmit::Auto,
         TransmitChoice::Gso => Transmit::Gso,
         TransmitChoice::AfXdp => Transmit::AfXdp,
     };
-    // 256 bytes of a frame are the kernel's head room, 14 the Ethernet header.
-    let frame_size = if mtu > 2048 - 256 - 14 { 4096 } else { 2048 };
+    let frame_size = frame_size(mtu);
     let mut links: Vec<Box<dyn Link>> = Vec::new();
     for queue in 0..interface.queues() {
         let options = Options { transmit, frame_size, ..Options::default() };
@@ -108,7 +140,8 @@ fn raw_links(name: &str, reason: &str) -> Result<Links, LinkError> {
     let (steering, reason) = match SteeredInterface::attach(name) {
         Ok(interface) => (Steering::Tc(interface), reason.to_owned()),
         Err(error) => {
-            tracing::warn!(interface = name, %error, "no steering: the kernel handles each frame as well");
+            let error = brief(&error);
+            tracing::warn!(interface = name, error, "no steering: the kernel handles each frame as well");
             (Steering::None, format!("{reason}; not steered: {error}"))
         }
     };
@@ -119,6 +152,11 @@ fn raw_links(name: &str, reason: &str) -> Result<Links, LinkError> {
     let options = freena_link_raw::Options { reason, steering: interface, ..Default::default() };
     let link = RawLink::open(name, options).map_err(|error| LinkError::Raw(name.to_owned(), error))?;
     Ok((steering, vec![Box::new(link)]))
+}
+
+/// The first line of an error: behind it may come the verifier's log.
+fn brief(error: &dyn std::error::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// Wraps a link so that it writes what it carries. Each queue has a file of its own.

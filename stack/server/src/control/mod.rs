@@ -277,10 +277,29 @@ impl Control {
         if changes.addresses {
             self.readdress();
         }
+        if changes.links {
+            self.check_mtus();
+        }
         if changes.links || changes.addresses || changes.routes {
             self.network_changed();
         } else if changes.neighbours {
             self.tell_all(|| Command::NetworkChanged);
+        }
+    }
+
+    /// Says so where an MTU was raised beyond what a link was opened for. Sending follows the MTU at once.
+    fn check_mtus(&self) {
+        for interface in &self.interfaces {
+            let mtu = self.network.with(|mirror| mirror.link(interface.ifindex).map_or(0, |link| link.mtu));
+            if mtu > interface.max_mtu {
+                let (interface, holds) = (&interface.name, interface.max_mtu);
+                tracing::error!(
+                    interface,
+                    mtu,
+                    holds,
+                    "frames larger than the AF_XDP socket holds will be lost: restart freena-stack"
+                );
+            }
         }
     }
 
