@@ -36,7 +36,7 @@ struct MeasureArgs {
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
 
-    /// Series to measure [default: all but the kernel's UDP_GRO, which carries rows, not datagrams]
+    /// Series to measure [default: all]
     #[arg(long, value_delimiter = ',', value_name = "SERIES")]
     series: Option<Vec<SeriesName>>,
 
@@ -83,7 +83,7 @@ pub(crate) struct DemoArgs {
     output: PathBuf,
 
     /// Length of each run in seconds
-    #[arg(long, value_name = "S", default_value_t = 2.0)]
+    #[arg(long, value_name = "S", default_value_t = 0.5)]
     seconds: f64,
 }
 

@@ -29,6 +29,15 @@ pub(crate) fn for_protocol(name: &str) -> miette::Result<Settings> {
 /// The file cannot be read or is not valid, or asks for what this version does not have.
 pub(crate) fn for_file(path: &Path) -> miette::Result<Settings> {
     let configuration = Configuration::from_file(path)?;
+    if let Some(service) = configuration.services().first() {
+        // Starting the program anyway would send in the clear what the file asks to have encrypted.
+        return Err(miette::miette!(
+            "{}: asks for the service `{}`, but freena {} has no services yet; the program is not started",
+            path.display(),
+            service.name.as_str(),
+            env!("CARGO_PKG_VERSION"),
+        ));
+    }
     let Some(datagram) = configuration.protocols_for(SocketType::Datagram).default else {
         return Ok(Settings("v=1 datagram=kernel".to_owned()));
     };

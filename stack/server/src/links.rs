@@ -12,9 +12,6 @@ use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::Path;
 
-/// Largest IP packet in a UMEM frame of 4,096 bytes, of which 256 are the kernel's head room and 14 the Ethernet header.
-const MAX_XDP_MTU: u32 = 4096 - 256 - 14;
-
 /// An interface that is served.
 pub struct Interface {
     /// Its name.
@@ -59,9 +56,6 @@ pub enum LinkError {
     /// The packet socket cannot be opened.
     #[error("packet socket on interface {0}: {1} (CAP_NET_RAW is needed)")]
     Raw(String, io::Error),
-    /// Its packets do not fit a UMEM frame.
-    #[error("interface {0} has an MTU of {1} bytes, and AF_XDP takes packets of at most {MAX_XDP_MTU}")]
-    Mtu(String, u32),
     /// The trace file cannot be written.
     #[error("trace file {0}: {1}")]
     Trace(String, io::Error),
@@ -116,9 +110,6 @@ type Links = (Steering, Vec<Box<dyn Link>>);
 
 fn xdp_links(name: &str, mode: Mode, mtu: u32, args: &Args) -> Result<Links, LinkError> {
     if mtu > max_mtu(LARGE_FRAME) {
-        return Err(LinkError::Mtu(name.to_owned(), mtu));
-    }
-    if mtu > MAX_XDP_MTU {
         return Err(LinkError::Mtu(name.to_owned(), mtu));
     }
     let interface = XdpInterface::attach(name, mode)?;

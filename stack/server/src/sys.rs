@@ -285,7 +285,7 @@ pub fn realtime_ns() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
 }
 
-/// Raises the soft limit of open descriptors to the hard one: each socket takes two.
+/// Raises the soft limit of open descriptors to the hard one: each socket takes three.
 pub fn raise_descriptor_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is readable and writable.
