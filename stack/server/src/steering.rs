@@ -6,6 +6,7 @@ use freena_link_raw::SteeredInterface;
 use std::io;
 
 /// The program on an interface.
+#[allow(clippy::large_enum_variant, reason = "one for each interface, never moved after start")]
 pub enum Steering {
     /// XDP: owned frames go to the AF_XDP sockets.
     Xdp(XdpInterface),

@@ -106,7 +106,7 @@ unsafe fn read_ancillary(header: &libc::cmsghdr, data: *const u8, record: &mut R
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
                 record.local = info.ipi6_addr.s6_addr;
-                record.ifindex = info.ipi6_ifindex as u32;
+                record.ifindex = info.ipi6_ifindex;
             }
             (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
                 record.ttl = data.cast::<i32>().read_unaligned() as u8;
