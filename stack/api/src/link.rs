@@ -82,7 +82,8 @@ pub struct LinkInfo {
     pub ifindex: u32,
     /// Queue of the interface.
     pub queue: u32,
-    /// How frames are received: `af_xdp native zero-copy`, `af_xdp native copy`, `af_xdp skb copy`, `raw`, `local`.
+    /// How frames are received: `af_xdp native zero-copy`, `af_xdp native copy`, `af_xdp skb copy`, `raw`,
+    /// `raw, steered by tc`.
     pub receive: String,
     /// How frames are sent: `af_xdp`, `packet socket with GSO`, ...
     pub send: String,

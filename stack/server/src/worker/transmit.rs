@@ -163,12 +163,10 @@ impl Worker {
 
     fn path_of(&mut self, key: SocketKey, record: &Record) -> Path {
         let Some(local) = self.table.get(key) else { return Path::Kernel };
-        if record.scope != 0 && record.ifindex == 0 {
-            // Link-local: the interface is the scope.
-        }
         let asked = ip_of(&record.local);
         let bound = local.binding.local;
         let src = [asked, bound].into_iter().find(|ip| !ip.is_unspecified());
+        // The scope of a link-local destination is its interface.
         let ifindex = [record.ifindex, local.binding.ifindex, record.scope].into_iter().find(|i| *i != 0);
         let dst = ip_of(&record.peer);
         if dst.is_multicast() || dst.is_unspecified() {
