@@ -1,7 +1,8 @@
 //! The companion: the real kernel socket that holds a socket's port.
 //!
-//! It receives what the fast path does not carry (loopback, other interfaces, multicast, fragments, reassembled by the kernel) and
-//! collects ICMP errors; it sends what the fast path cannot (an unresolved neighbour, a datagram that must be fragmented).
+//! It receives what the fast path does not carry (loopback, other interfaces, multicast, datagrams that the kernel has
+//! reassembled) and collects ICMP errors; it sends what the fast path cannot (an unresolved neighbour, a datagram that is too
+//! large and must not be fragmented).
 
 use super::receive::kernel_record;
 use super::{Worker, sys};
