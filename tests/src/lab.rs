@@ -45,7 +45,12 @@ impl Lab {
 
     /// Starts a server on the near host.
     pub fn near_server(&self) -> Server<'_> {
-        Server::start(&self.pair.near, Pair::NEAR, self.path("near"), &[])
+        self.near_server_with(&[])
+    }
+
+    /// As [`Lab::near_server`], with arguments.
+    pub fn near_server_with(&self, arguments: &[&str]) -> Server<'_> {
+        Server::start(&self.pair.near, Pair::NEAR, self.path("near"), arguments)
     }
 
     /// Starts a server on the far host.

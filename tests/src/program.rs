@@ -1,6 +1,7 @@
 //! A running program whose output a test reads line by line.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 /// How long a program may take for what a test awaits, unless the test says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The program. Killed on drop.
+/// The program, in a process group of its own, which is killed on drop.
 #[derive(Debug)]
 pub struct Program {
     name: String,
@@ -28,7 +29,7 @@ impl Program {
     /// If it cannot be started.
     pub fn start(mut command: Command) -> Program {
         let name = describe(&command);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         let (sender, lines) = mpsc::channel();
         let output = BufReader::new(child.stdout.take().expect("a pipe"));
@@ -100,10 +101,12 @@ impl Program {
         assert_eq!(result, 0, "{}: {}", self.name, std::io::Error::last_os_error());
     }
 
-    /// Kills it and waits for its end.
+    /// Kills it and what it has started, and waits for its end.
     pub fn kill(&mut self) {
-        // Both fail only where it has ended already.
-        let _ = self.child.kill();
+        // SAFETY: takes integers only. The group is its own; once it has been waited for, others of the group keep the
+        // number from being given away, or there is none, which is an error without consequence.
+        unsafe { libc::kill(-self.pid(), libc::SIGKILL) };
+        // Fails only where it has been waited for already.
         let _ = self.child.wait();
     }
 

@@ -30,7 +30,7 @@ fn assert_works(lab: &Lab, server: &Server) {
 fn a_second_server_on_an_interface_is_told_who_holds_it() {
     privileged("a_second_server_on_an_interface_is_told_who_holds_it", || {
         let lab = Lab::new();
-        let first = lab.near_server();
+        let first = lab.near_server_with(&["--link", "xdp-native"]);
         for link in ["xdp-native", "xdp-skb"] {
             let said = refused(&lab.pair.near, Pair::NEAR, &lab.path("second"), &["--link", link]);
             let holder = format!("process {} (freena-stack)", first.program.pid());
@@ -41,30 +41,29 @@ fn a_second_server_on_an_interface_is_told_who_holds_it() {
     });
 }
 
-/// Where the way is its own to choose, the second server works beside the first, without XDP, and says why.
+/// Where the way is its own to choose, the second server works beside the first.
 #[test]
 fn a_second_server_works_beside_the_first() {
-    privileged("a_second_server_works_beside_the_first", || {
-        let lab = Lab::new();
-        let first = lab.near_server();
-        let second = Server::start(&lab.pair.near, Pair::NEAR, lab.path("second"), &[]);
-        let status = second.status();
-        let reason = status["workers"][0]["links"][0]["reason"].as_str().expect("a reason").to_owned();
-        assert!(reason.contains(&format!("process {}", first.program.pid())), "{reason}");
-        assert_works(&lab, &first);
-        assert_works(&lab, &second);
-        // Neither takes what is the other's.
-        let (mut one, mut other) =
-            (first.script("echo.py", &[&NEAR4, &7001]), second.script("echo.py", &[&NEAR4, &7002]));
-        one.expect("ready");
-        other.expect("ready");
-        for port in [7001, 7002] {
-            let mut ask = lab.far_script("ask.py", &[&NEAR4, &port, &"unconnected"]);
-            ask.expect("ready");
-            ask.tell("100");
-            assert_eq!(ask.line(), "ok 100", "port {port}");
-        }
-    });
+    for link in ["auto", "xdp-native"] {
+        privileged(&format!("a_second_server_works_beside_the_first, {link}"), || {
+            let lab = Lab::new();
+            let first = lab.near_server_with(&["--link", link]);
+            let second = Server::start(&lab.pair.near, Pair::NEAR, lab.path("second"), &[]);
+            assert_works(&lab, &first);
+            assert_works(&lab, &second);
+            // Neither takes what is the other's.
+            let (mut one, mut other) =
+                (first.script("echo.py", &[&NEAR4, &7001]), second.script("echo.py", &[&NEAR4, &7002]));
+            one.expect("ready");
+            other.expect("ready");
+            for port in [7001, 7002] {
+                let mut ask = lab.far_script("ask.py", &[&NEAR4, &port, &"unconnected"]);
+                ask.expect("ready");
+                ask.tell("100");
+                assert_eq!(ask.line(), "ok 100", "port {port}");
+            }
+        });
+    }
 }
 
 #[test]

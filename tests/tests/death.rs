@@ -69,7 +69,7 @@ fn a_stopped_program_stops_nobody_else() {
         stopped.signal(libc::SIGSTOP);
         // More than its ring holds.
         for round in 0..200 {
-            for _ in 0..20 {
+            for _ in 0..60 {
                 far.send_to(&[1; 1000], (NEAR4, 7001)).expect("sent");
             }
             assert_echo(&far, 7002, &format!("in round {round} from the other program"));
@@ -106,49 +106,61 @@ fn a_process_killed_while_it_uses_a_shared_socket_blocks_nobody() {
 
 #[test]
 fn a_killed_server_leaves_the_kernel_working_and_programs_with_an_error() {
-    privileged("a_killed_server_leaves_the_kernel_working_and_programs_with_an_error", || {
-        let lab = Lab::new();
-        let mut server = lab.near_server();
-        let mut echo = lab.far_script("echo.py", &[&FAR4, &7001]);
-        echo.expect("ready");
-        // Port 9 of the far host is closed to all but the one that sends without end.
-        let sink = far_socket(&lab);
-        let port = sink.local_addr().expect("its name").port();
-        let ways = ["recv", "poll", "select", "epoll", "send"];
-        let mut programs = ways.map(|way| (way, server.script("blocked.py", &[&way, &FAR4, &port])));
-        for (_, program) in &mut programs {
-            program.expect("ready");
-        }
-        server.wait_until("all are on the fast path", |status| {
-            status["sockets"].as_array().is_some_and(|sockets| sockets.len() == ways.len())
-        });
-        assert!(has_xdp(&lab.pair.near, Pair::NEAR));
-        thread::sleep(Duration::from_millis(100));
+    for link in ["xdp-native", "raw"] {
+        let name = "a_killed_server_leaves_the_kernel_working_and_programs_with_an_error";
+        privileged(&format!("{name}, {link}"), || killed_server(link));
+    }
+}
 
-        let killed = Instant::now();
-        server.program.kill();
-        assert_ping(&lab.pair.far, NEAR4, "after the server was killed");
-        assert_kernel_udp((&lab.pair.near, &lab.pair.far), (NEAR4, FAR4), "after the server was killed");
-        assert!(!has_xdp(&lab.pair.near, Pair::NEAR), "the XDP program outlives its server");
-        for (way, program) in &mut programs {
-            assert_eq!(program.line(), "ended ENETDOWN", "{way}");
-            let took = killed.elapsed();
-            assert!(took < Duration::from_secs(3), "{way}: the error came after {took:?}");
-            assert_eq!(program.line(), "then ENETDOWN", "{way}");
-            assert!(program.wait().success());
-        }
-        // What starts now is told, and works by the kernel.
-        let mut ask = server.script("ask.py", &[&FAR4, &7001, &"unconnected"]);
-        ask.expect("ready");
-        ask.tell("100");
-        assert_eq!(ask.line(), "ok 100");
-        assert!(ask.errors().contains("stay with the kernel"), "{}", ask.errors());
-        // The dead server's socket file is replaced.
-        let server = lab.near_server();
-        let mut ask = server.script("ask.py", &[&FAR4, &7001, &"unconnected"]);
-        let port: u16 = ask.expect("ready").parse().expect("a port");
-        server.socket(port);
+fn killed_server(link: &str) {
+    let lab = Lab::new();
+    let mut server = lab.near_server_with(&["--link", link]);
+    let mut echo = lab.far_script("echo.py", &[&FAR4, &7001]);
+    echo.expect("ready");
+    let sink = far_socket(&lab);
+    let port = sink.local_addr().expect("its name").port();
+    let ways = ["recv", "poll", "select", "epoll", "send"];
+    // A server of a protocol, whose port the kernel has to get again.
+    let mut listener = server.script("echo.py", &[&NEAR4, &7002]);
+    listener.expect("ready");
+    let mut programs = ways.map(|way| (way, server.script("blocked.py", &[&way, &FAR4, &port])));
+    for (_, program) in &mut programs {
+        program.expect("ready");
+    }
+    server.wait_until("all are on the fast path", |status| {
+        status["sockets"].as_array().is_some_and(|sockets| sockets.len() == ways.len() + 1)
     });
+    assert_eq!(has_xdp(&lab.pair.near, Pair::NEAR), link == "xdp-native");
+    thread::sleep(Duration::from_millis(100));
+
+    let killed = Instant::now();
+    server.program.kill();
+    assert_ping(&lab.pair.far, NEAR4, "after the server was killed");
+    assert_kernel_udp((&lab.pair.near, &lab.pair.far), (NEAR4, FAR4), "after the server was killed");
+    assert!(!has_xdp(&lab.pair.near, Pair::NEAR), "the XDP program outlives its server");
+    for (way, program) in &mut programs {
+        assert_eq!(program.line(), "ended ENETDOWN", "{way}");
+        let took = killed.elapsed();
+        assert!(took < Duration::from_secs(3), "{way}: the error came after {took:?}");
+        assert_eq!(program.line(), "then ENETDOWN", "{way}");
+        assert!(program.wait().success());
+    }
+    // No frame for what was its port is taken away any more.
+    listener.wait();
+    let mut listener = lab.near_script("echo.py", &[&NEAR4, &7002]);
+    listener.expect("ready");
+    assert_echo(&far_socket(&lab), 7002, "from a bare program on a port that was the server's");
+    // What starts now is told, and works by the kernel.
+    let mut ask = server.script("ask.py", &[&FAR4, &7001, &"unconnected"]);
+    ask.expect("ready");
+    ask.tell("100");
+    assert_eq!(ask.line(), "ok 100");
+    assert!(ask.errors().contains("stay with the kernel"), "{}", ask.errors());
+    // The dead server's socket file is replaced.
+    let server = lab.near_server();
+    let mut ask = server.script("ask.py", &[&FAR4, &7001, &"unconnected"]);
+    let port: u16 = ask.expect("ready").parse().expect("a port");
+    server.socket(port);
 }
 
 /// Everything in a folder.
@@ -163,8 +175,9 @@ fn an_ended_server_leaves_nothing_behind() {
         let lab = Lab::new();
         let shared_memory = list("/dev/shm");
         let bpf = list("/sys/fs/bpf");
-        for signal in [libc::SIGTERM, libc::SIGINT] {
-            let mut server = lab.near_server();
+        for (signal, link) in [(libc::SIGTERM, "xdp-native"), (libc::SIGINT, "raw"), (libc::SIGTERM, "auto")]
+        {
+            let mut server = lab.near_server_with(&["--link", link]);
             let mut blocked = server.script("blocked.py", &[&"recv", &FAR4, &9]);
             blocked.expect("ready");
             let control = server.control.clone();

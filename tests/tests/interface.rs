@@ -32,27 +32,31 @@ fn programs(lab: &Lab, server: &Server) -> (Program, Program) {
 
 #[test]
 fn traffic_goes_on_when_the_interface_is_up_again() {
-    privileged("traffic_goes_on_when_the_interface_is_up_again", || {
-        let lab = Lab::new();
-        let mut server = lab.near_server();
-        let (mut ask, _echo) = programs(&lab, &server);
-        let mut listener = server.script("echo.py", &[&NEAR4, &7001]);
-        listener.expect("ready");
-        wait_for_answer(&mut ask, "before");
-        for round in 0..3 {
-            ip("link set near down");
-            ask.tell("100");
-            let line = ask.line();
-            assert_ne!(line, "ok 100", "an answer through an interface that is down");
-            assert!(server.program.is_running());
-            ip("link set near up");
-            wait_for_answer(&mut ask, &format!("after round {round}"));
-            let mut far = lab.far_script("ask.py", &[&NEAR4, &7001, &"unconnected", &0.3]);
-            far.expect("ready");
-            wait_for_answer(&mut far, &format!("asked by the far host after round {round}"));
-        }
-        server.stop();
-    });
+    for link in ["xdp-native", "raw"] {
+        privileged(&format!("traffic_goes_on_when_the_interface_is_up_again, {link}"), || goes_on(link));
+    }
+}
+
+fn goes_on(link: &str) {
+    let lab = Lab::new();
+    let mut server = lab.near_server_with(&["--link", link]);
+    let (mut ask, _echo) = programs(&lab, &server);
+    let mut listener = server.script("echo.py", &[&NEAR4, &7001]);
+    listener.expect("ready");
+    wait_for_answer(&mut ask, "before");
+    for round in 0..3 {
+        ip("link set near down");
+        ask.tell("100");
+        let line = ask.line();
+        assert_ne!(line, "ok 100", "an answer through an interface that is down");
+        assert!(server.program.is_running());
+        ip("link set near up");
+        wait_for_answer(&mut ask, &format!("after round {round}"));
+        let mut far = lab.far_script("ask.py", &[&NEAR4, &7001, &"unconnected", &0.3]);
+        far.expect("ready");
+        wait_for_answer(&mut far, &format!("asked by the far host after round {round}"));
+    }
+    server.stop();
 }
 
 #[test]
@@ -83,7 +87,7 @@ fn a_program_follows_new_addresses() {
 
 #[test]
 fn a_server_outlives_its_interface_and_says_so() {
-    for link in ["auto", "raw"] {
+    for link in ["xdp-native", "raw"] {
         privileged("a_server_outlives_its_interface_and_says_so", || {
             let lab = Lab::new();
             let mut server = Server::start(&lab.pair.near, Pair::NEAR, lab.path("near"), &["--link", link]);

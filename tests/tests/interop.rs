@@ -98,43 +98,46 @@ fn framework_asks(lab: &Lab, server: &Server, connected: bool, far: &str) {
     large.into_iter().for_each(|size| exchange(&mut ask, size));
 }
 
+/// Runs `play` with a server on the near host, on each kind of link.
+fn on_each_link(name: &str, play: impl Fn(&Lab, &Server) + Send + Sync) {
+    for link in ["xdp-native", "raw"] {
+        privileged(&format!("{name}, {link}"), || {
+            let lab = Lab::new();
+            let server = lab.near_server_with(&["--link", link]);
+            play(&lab, &server);
+        });
+    }
+}
+
 #[test]
 fn kernel_asks_framework_over_ipv4() {
-    privileged("kernel_asks_framework_over_ipv4", || {
-        let lab = Lab::new();
-        let server = lab.near_server();
-        kernel_asks(&lab, &server, false, (NEAR4, FAR4));
-        kernel_asks(&lab, &server, true, (NEAR4, FAR4));
+    on_each_link("kernel_asks_framework_over_ipv4", |lab, server| {
+        kernel_asks(lab, server, false, (NEAR4, FAR4));
+        kernel_asks(lab, server, true, (NEAR4, FAR4));
     });
 }
 
 #[test]
 fn kernel_asks_framework_over_ipv6() {
-    privileged("kernel_asks_framework_over_ipv6", || {
-        let lab = Lab::new();
-        let server = lab.near_server();
-        kernel_asks(&lab, &server, false, (NEAR6, FAR6));
-        kernel_asks(&lab, &server, true, (NEAR6, FAR6));
+    on_each_link("kernel_asks_framework_over_ipv6", |lab, server| {
+        kernel_asks(lab, server, false, (NEAR6, FAR6));
+        kernel_asks(lab, server, true, (NEAR6, FAR6));
     });
 }
 
 #[test]
 fn framework_asks_kernel_over_ipv4() {
-    privileged("framework_asks_kernel_over_ipv4", || {
-        let lab = Lab::new();
-        let server = lab.near_server();
-        framework_asks(&lab, &server, false, FAR4);
-        framework_asks(&lab, &server, true, FAR4);
+    on_each_link("framework_asks_kernel_over_ipv4", |lab, server| {
+        framework_asks(lab, server, false, FAR4);
+        framework_asks(lab, server, true, FAR4);
     });
 }
 
 #[test]
 fn framework_asks_kernel_over_ipv6() {
-    privileged("framework_asks_kernel_over_ipv6", || {
-        let lab = Lab::new();
-        let server = lab.near_server();
-        framework_asks(&lab, &server, false, FAR6);
-        framework_asks(&lab, &server, true, FAR6);
+    on_each_link("framework_asks_kernel_over_ipv6", |lab, server| {
+        framework_asks(lab, server, false, FAR6);
+        framework_asks(lab, server, true, FAR6);
     });
 }
 
@@ -160,21 +163,5 @@ fn framework_talks_to_framework() {
             assert_fast(&before.1, &far.socket(own_port), small.len());
             large.into_iter().for_each(|size| exchange(&mut ask, size));
         }
-    });
-}
-
-/// With `--link raw` no XDP is needed, and the same must hold.
-#[test]
-fn the_raw_link_carries_the_same() {
-    privileged("the_raw_link_carries_the_same", || {
-        let lab = Lab::new();
-        let server = Server::start(
-            &lab.pair.near,
-            freena_tests::netns::Pair::NEAR,
-            lab.path("raw"),
-            &["--link", "raw"],
-        );
-        kernel_asks(&lab, &server, false, (NEAR4, FAR4));
-        framework_asks(&lab, &server, true, FAR6);
     });
 }

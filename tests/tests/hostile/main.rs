@@ -7,7 +7,7 @@ use freena_shm_abi::Record;
 use freena_shm_abi::control::{Request, Response, op, verdict};
 use freena_shm_abi::socket::{SocketPage, TX_OFFSET};
 use freena_tests::lab::{FAR4, Lab, NEAR4, Server};
-use freena_tests::netns::{Pair, privileged};
+use freena_tests::netns::privileged;
 use freena_tests::program::Program;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::fs::File;
@@ -30,7 +30,7 @@ struct Victims<'l> {
 
 impl<'l> Victims<'l> {
     fn new(lab: &'l Lab, arguments: &[&str]) -> Victims<'l> {
-        let server = Server::start(&lab.pair.near, Pair::NEAR, lab.path("near"), arguments);
+        let server = lab.near_server_with(arguments);
         let mut echo = server.script("echo.py", &[&NEAR4, &PORT]);
         echo.expect("ready");
         let far = lab.pair.far.run(|| UdpSocket::bind((FAR4, 0)).expect("a kernel socket"));

@@ -1,0 +1,104 @@
+"""What epoll tells of a socket whose peer sends everything back: events.py PEER PORT. Prints a line for each thing that is
+as epoll(7) says, and fails at the first that is not."""
+import select
+import socket
+import sys
+
+peer = (sys.argv[1], int(sys.argv[2]))
+IN, OUT, ET, ONESHOT = select.EPOLLIN, select.EPOLLOUT, select.EPOLLET, select.EPOLLONESHOT
+
+
+def opened():
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind(("0.0.0.0", 0))
+    s.setblocking(False)
+    return s
+
+
+def expect(what, got, wanted):
+    if got != wanted:
+        sys.exit(f"{what}: {got}, expected {wanted}")
+
+
+def ask(s, words=b"x"):
+    s.sendto(words, peer)
+
+
+def drain(s):
+    count = 0
+    try:
+        while True:
+            s.recv(2000)
+            count += 1
+    except BlockingIOError:
+        return count
+
+
+s = opened()
+e = select.epoll()
+e.register(s, IN)
+expect("nothing there", e.poll(0.05), [])
+ask(s)
+for _ in range(3):
+    expect("level", e.poll(2), [(s.fileno(), IN)])
+expect("drained", drain(s), 1)
+expect("level, drained", e.poll(0.05), [])
+for _ in range(50):
+    ask(s)
+    expect("level, again", e.poll(2), [(s.fileno(), IN)])
+    expect("one", drain(s), 1)
+e.modify(s, IN | OUT)
+expect("writable", e.poll(2), [(s.fileno(), OUT)])
+print("level")
+
+e.modify(s, IN | ET)
+expect("edge, nothing", e.poll(0.05), [])
+for _ in range(50):
+    ask(s)
+    expect("edge", e.poll(2), [(s.fileno(), IN)])
+    expect("edge, told already", e.poll(0.01), [])
+    expect("edge, one", drain(s), 1)
+print("edge")
+
+e.modify(s, IN | ONESHOT)
+ask(s)
+expect("oneshot", e.poll(2), [(s.fileno(), IN)])
+expect("oneshot, told", e.poll(0.05), [])
+e.modify(s, IN | ONESHOT)
+expect("oneshot, armed again", e.poll(2), [(s.fileno(), IN)])
+drain(s)
+print("oneshot")
+
+e.modify(s, IN)
+outer = select.epoll()
+outer.register(e, IN)
+expect("nested, nothing", outer.poll(0.05), [])
+ask(s)
+expect("nested", outer.poll(2), [(e.fileno(), IN)])
+expect("inner", e.poll(0), [(s.fileno(), IN)])
+drain(s)
+expect("nested, drained", outer.poll(0.05), [])
+print("nested")
+
+# Registered before it is bound, when it is not a framework socket yet; and with others of the kernel's.
+late = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+late.setblocking(False)
+one, other = socket.socketpair()
+e.register(late, IN)
+e.register(one, IN)
+late.bind(("0.0.0.0", 0))
+ask(late)
+expect("registered early", e.poll(2), [(late.fileno(), IN)])
+other.send(b"y")
+expect("both", sorted(e.poll(2)), sorted([(late.fileno(), IN), (one.fileno(), IN)]))
+one.recv(1)
+drain(late)
+copy = late.dup()
+late.close()
+ask(copy)
+p = select.poll()
+p.register(copy, select.POLLIN)
+expect("a copy", p.poll(2000), [(copy.fileno(), select.POLLIN)])
+expect("select", select.select([copy, one], [copy], [], 2), ([copy], [copy], []))
+expect("drained", drain(copy), 1)
+print("mixed")

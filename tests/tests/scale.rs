@@ -1,0 +1,130 @@
+//! Many sockets, many programs, and what they cost.
+
+use freena_tests::binaries;
+use freena_tests::lab::{FAR4, Lab, Server};
+use freena_tests::netns::privileged;
+use freena_tests::program::{Program, output};
+use std::io::Write;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Sockets in one program.
+const SOCKETS: u64 = 1000;
+/// Programs on one server.
+const PROGRAMS: usize = 100;
+
+/// To the standard error itself: what the macros print is hidden where a test passes.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Memory that a process keeps resident, in KiB.
+fn resident(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("a running process");
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).expect("a line Rss");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+fn both(server: &Server, program: &Program) -> u64 {
+    resident(server.program.pid()) + resident(program.pid())
+}
+
+/// Has a program started by `prlimit`, which leaves it hardly more descriptors than it has sockets.
+fn many(server: &Server, count: u64, port: &str) -> Program {
+    let prlimit = binaries::installed("prlimit").expect("prlimit (Debian package util-linux)");
+    let mut command = server.run(prlimit);
+    command.arg(format!("--nofile={}", SOCKETS + 24)).arg(binaries::python()).arg("-u");
+    command.arg(binaries::script("many.py")).args([&count.to_string(), FAR4, port]);
+    let mut program = Program::start(command);
+    assert_eq!(program.expect("opened"), count.to_string());
+    program
+}
+
+#[test]
+fn a_thousand_sockets_in_one_program() {
+    privileged("a_thousand_sockets_in_one_program", || {
+        let lab = Lab::new();
+        let server = lab.near_server();
+        let mut echo = lab.far_script("echo.py", &[&FAR4, &0]);
+        let port = echo.expect("ready");
+        // What the first socket brings with it is no cost of the others.
+        let mut one = many(&server, 1, &port);
+        let base = resident(one.pid());
+        one.kill();
+        server.wait_until("none is left", |status| status["sockets"].as_array().is_some_and(Vec::is_empty));
+        let base = base + resident(server.program.pid());
+
+        let started = Instant::now();
+        let mut program = many(&server, SOCKETS, &port);
+        let took = started.elapsed();
+        let status = server.status();
+        assert_eq!(
+            status["sockets"].as_array().map(Vec::len),
+            Some(SOCKETS as usize),
+            "all on the fast path"
+        );
+        let each = both(&server, &program).saturating_sub(base) as f64 / SOCKETS as f64;
+        say(&format!(
+            "{SOCKETS} idle sockets: {each:.1} KiB resident each, both processes; opened in {took:?}"
+        ));
+        assert!(each < 32.0, "an idle socket keeps {each:.1} KiB");
+        program.tell("");
+        assert_eq!(program.expect("answered"), SOCKETS.to_string());
+        program.succeed();
+        server.wait_until("all are gone", |status| status["sockets"].as_array().is_some_and(Vec::is_empty));
+    });
+}
+
+#[test]
+fn a_hundred_programs_on_one_server() {
+    privileged("a_hundred_programs_on_one_server", || {
+        let lab = Lab::new();
+        let server = lab.near_server();
+        let mut echo = lab.far_script("echo.py", &[&FAR4, &0]);
+        let port = echo.expect("ready");
+        let mut programs: Vec<Program> =
+            (0..PROGRAMS).map(|_| server.script("many.py", &[&2, &FAR4, &port])).collect();
+        for program in &mut programs {
+            assert_eq!(program.expect("opened"), "2");
+        }
+        let status = server.status();
+        assert_eq!(status["processes"].as_u64(), Some(PROGRAMS as u64));
+        assert_eq!(status["sockets"].as_array().map(Vec::len), Some(2 * PROGRAMS));
+        // All at once.
+        programs.iter_mut().for_each(|program| program.tell(""));
+        for program in &mut programs {
+            assert_eq!(program.expect("answered"), "2");
+        }
+        for program in &mut programs {
+            program.succeed();
+        }
+        server.wait_until("all are gone", |status| status["sockets"].as_array().is_some_and(Vec::is_empty));
+    });
+}
+
+#[test]
+fn starting_a_program_costs_little() {
+    privileged("starting_a_program_costs_little", || {
+        let lab = Lab::new();
+        let server = lab.near_server();
+        let program = binaries::installed("true").expect("true");
+        let time = |command: Command| {
+            let started = Instant::now();
+            assert!(output(command).status.success());
+            started.elapsed()
+        };
+        // In turns, so that both meet the same load.
+        let (mut bare, mut freena): (Vec<_>, Vec<_>) =
+            (0..20).map(|_| (time(lab.near(&program)), time(server.run(&program)))).unzip();
+        bare.sort_unstable();
+        freena.sort_unstable();
+        let median = |times: &[Duration]| times[times.len() / 2];
+        let (least, more) =
+            (freena[0].saturating_sub(bare[0]), median(&freena).saturating_sub(median(&bare)));
+        say(&format!(
+            "starting a program costs {more:?} more under freena run (median of 20), {least:?} at the least"
+        ));
+        // The least, which tells the cost apart from what else the machine does.
+        assert!(least < Duration::from_millis(30), "{least:?} more");
+    });
+}
