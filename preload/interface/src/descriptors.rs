@@ -151,7 +151,7 @@ pub unsafe fn ioctl(fd: c_int, request: usize, arg: usize) -> Outcome {
     match request as u32 {
         FIONREAD | TIOCOUTQ if to.is_null() => Err(Errno(libc::EFAULT).into()),
         FIONREAD => {
-            let next = receive::next_length(&held)?;
+            let next = receive::next_length(fd, &held)?;
             // SAFETY: not null; the program's.
             unsafe { to.write_unaligned(next as c_int) };
             Ok(0)

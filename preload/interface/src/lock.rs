@@ -1,8 +1,8 @@
 //! Locks in the memory of a socket, shared by the processes that hold it.
 //!
 //! A futex word with the owner's thread id. A process may die with it in hand: who waits looks after the owner every
-//! ten milliseconds and takes the lock from a dead one. Nothing needs repair then, since every operation loads the
-//! ring positions from the shared words and publishes them last. (A thread id that was given to another thread meanwhile delays this; ids are
+//! ten milliseconds and takes the lock from a dead one. The rings need no repair then, since every operation loads their
+//! positions from the shared words and publishes them last; for what else was in hand, [`Guard::inherited`] tells. (A thread id that was given to another thread meanwhile delays this; ids are
 //! reused only after thousands of others.)
 
 use crate::outcome::Error;
@@ -16,6 +16,15 @@ const LOOK: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 /// The lock in hand.
 pub struct Guard<'l> {
     word: &'l AtomicU32,
+    inherited: bool,
+}
+
+impl Guard<'_> {
+    /// Whether the last owner died with the lock in hand.
+    #[inline]
+    pub fn inherited(&self) -> bool {
+        self.inherited
+    }
 }
 
 /// Takes a lock.
@@ -26,7 +35,7 @@ pub struct Guard<'l> {
 pub fn acquire(word: &AtomicU32) -> Result<Guard<'_>, Error> {
     let tid = process::tid();
     match word.compare_exchange(0, tid, Ordering::Acquire, Ordering::Relaxed) {
-        Ok(_) => Ok(Guard { word }),
+        Ok(_) => Ok(Guard { word, inherited: false }),
         Err(_) => wait(word, tid),
     }
 }
@@ -36,7 +45,7 @@ fn wait(word: &AtomicU32, tid: u32) -> Result<Guard<'_>, Error> {
     for _ in 0..100 {
         core::hint::spin_loop();
         if word.compare_exchange(0, tid, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-            return Ok(Guard { word });
+            return Ok(Guard { word, inherited: false });
         }
     }
     loop {
@@ -48,7 +57,7 @@ fn wait(word: &AtomicU32, tid: u32) -> Result<Guard<'_>, Error> {
         if owner == 0 || !sys::thread_exists(owner) {
             // Others may be waiting still: whoever gets the lock after a wait wakes one more than need be.
             if word.compare_exchange(seen, tid | WAITERS, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-                return Ok(Guard { word });
+                return Ok(Guard { word, inherited: owner != 0 });
             }
             continue;
         }
@@ -104,7 +113,9 @@ mod tests {
         let dead = std::thread::spawn(sys::gettid).join().expect("thread");
         let word = AtomicU32::new(dead);
         let guard = acquire(&word).expect("taken over");
+        assert!(guard.inherited());
         drop(guard);
+        assert!(!acquire(&word).expect("free").inherited());
         assert_eq!(word.load(Ordering::Relaxed), 0);
     }
 }

@@ -114,7 +114,7 @@ pub(crate) fn discard_stale(fd: c_int, held: &Held, seen: c_short) {
         token::mark_dead(held);
     } else if seen & READ != 0
         && !held.has_data()
-        && let Ok(side) = held.lock_rx()
+        && let Ok(side) = token::lock_rx(fd, held)
         && !held.has_data()
     {
         token::settle(fd, held, &side, true);

@@ -341,7 +341,7 @@ fn take(
     max: usize,
     visit: &mut impl FnMut(&Held, &View<'_>) -> Result<isize, Error>,
 ) -> Result<usize, Error> {
-    let mut side = held.lock_rx()?;
+    let mut side = token::lock_rx(fd, held)?;
     loop {
         let error = &held.page().error.0;
         if error.load(Ordering::Relaxed) != 0 {
@@ -458,9 +458,9 @@ fn damaged(held: &Held) -> Error {
 }
 
 /// Payload bytes of the next datagram, 0 if there is none (`FIONREAD`, udp(7)).
-pub(crate) fn next_length(held: &Held) -> Result<usize, Error> {
+pub(crate) fn next_length(fd: c_int, held: &Held) -> Result<usize, Error> {
     let mut len = 0;
-    let mut side = held.lock_rx()?;
+    let mut side = token::lock_rx(fd, held)?;
     take_from_rings(held, &mut side, true, 1, &mut |_: &Held, view: &View<'_>| {
         len = view.len;
         Ok(0)

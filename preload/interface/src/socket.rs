@@ -155,7 +155,7 @@ pub struct TxSide<'s> {
 /// The right to consume from the receive rings, and what goes with it.
 pub struct RxSide<'s> {
     socket: &'s Held,
-    _guard: Guard<'s>,
+    guard: Guard<'s>,
 }
 
 impl Held {
@@ -187,13 +187,13 @@ impl Held {
         Ok(TxSide { _guard: lock::acquire(&self.app().tx_lock)?, socket: self })
     }
 
-    /// Locks the receive rings.
+    /// Locks the receive rings. Callers that have the descriptor use [`crate::token::lock_rx`].
     ///
     /// # Errors
     /// [`Error::Reentered`].
     #[inline]
     pub fn lock_rx(&self) -> Result<RxSide<'_>, Error> {
-        Ok(RxSide { _guard: lock::acquire(&self.app().rx_lock)?, socket: self })
+        Ok(RxSide { guard: lock::acquire(&self.app().rx_lock)?, socket: self })
     }
 
     /// Whether something can be received, without a lock: an answer that may be old by the time it is returned.
@@ -263,6 +263,11 @@ impl TxSide<'_> {
 }
 
 impl RxSide<'_> {
+    /// Whether a process died in the middle of receiving.
+    pub fn is_inherited(&self) -> bool {
+        self.guard.inherited()
+    }
+
     /// The private cursor of a ring.
     #[inline]
     pub fn cursor(&mut self, ring: usize) -> &mut ConsumerCursor {

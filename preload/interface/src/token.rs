@@ -93,6 +93,25 @@ fn is_wanted(held: &Held) -> bool {
     app.polled.load(Ordering::Relaxed) != 0 || app.rx_waiters.load(Ordering::Relaxed) != 0
 }
 
+/// Locks the receive rings.
+///
+/// A process that died in the middle of receiving may have taken the token without saying so, and nobody would ever get
+/// another one: then a new one is asked for. One too many is found by whoever wakes up for nothing.
+///
+/// # Errors
+/// [`Error::Reentered`].
+#[inline]
+pub fn lock_rx(fd: c_int, held: &Held) -> Result<RxSide<'_>, Error> {
+    let side = held.lock_rx()?;
+    if side.is_inherited() && held.page().rx_wake.0.load(Ordering::Relaxed) == wake::SENT {
+        wake::token_taken(&held.page().rx_wake.0, true);
+        if held.has_data() {
+            message(fd, held, b"k");
+        }
+    }
+    Ok(side)
+}
+
 /// The rings are empty: takes tokens that lie in the queue, asks for the next one if it is wanted. `force`: the queue
 /// is known to hold one, whatever the word says. Returns whether something has arrived meanwhile.
 pub fn settle(fd: c_int, held: &Held, _side: &RxSide<'_>, force: bool) -> bool {
@@ -149,7 +168,7 @@ fn take_tokens(fd: c_int, held: &Held, announced: bool) -> bool {
 /// # Errors
 /// [`Error::Reentered`].
 pub fn arm(fd: c_int, held: &Held) -> Result<bool, Error> {
-    let side = held.lock_rx()?;
+    let side = lock_rx(fd, held)?;
     if held.has_data() || held.page().error.0.load(Ordering::Relaxed) != 0 {
         return Ok(true);
     }
@@ -167,7 +186,7 @@ pub fn arm(fd: c_int, held: &Held) -> Result<bool, Error> {
 pub fn make_exact(fd: c_int, held: &Held) {
     EPOLL_IN_USE.store(true, Ordering::Relaxed);
     held.app().polled.store(1, Ordering::SeqCst);
-    let Ok(side) = held.lock_rx() else { return };
+    let Ok(side) = lock_rx(fd, held) else { return };
     if held.has_data() || held.page().error.0.load(Ordering::Relaxed) != 0 {
         wake::arm(&held.page().rx_wake.0);
         message(fd, held, b"k");
