@@ -70,6 +70,7 @@ fn iperf3_measures_udp() {
         // Its server opens its socket when the client has asked for it by TCP, which is the kernel's.
         let arguments = format!("-u -c {NEAR4} -b 50M -l 1000 -t 1 --json");
         let report: Value = serde_json::from_str(&run(with(far.run(&iperf3), &arguments))).expect("JSON");
+        assert!(report["error"].is_null(), "{}", report["error"]);
         let sum = &report["end"]["sum"];
         let packets = number(sum, "packets");
         assert!(packets > 5000, "{sum:#}");
