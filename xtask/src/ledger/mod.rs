@@ -1,0 +1,202 @@
+//! The differences ledger: CPython's own tests of sockets and of what waits for them, with freena and without.
+//!
+//! Both run at the same time, each on two hosts of its own ([`lab`]), test by test ([`run`]); what came out is a document
+//! ([`report`]) in which a test that vanished, or that passes only without freena, is a changed line.
+
+mod lab;
+mod report;
+mod run;
+mod suites;
+
+use std::{collections::BTreeMap, fs, path::Path, process::Command, thread};
+
+use crate::{root, run::output_of};
+use lab::Lab;
+use report::{Difference, Entry};
+use run::Verdict;
+use suites::{SUITES, Suite};
+
+const DOCUMENT: &str = "docs/ledger.md";
+const EXPLANATIONS: &str = "xtask/ledger/explanations.tsv";
+/// Debian's, to which the package libpython3.11-testsuite belongs.
+pub(crate) const PYTHON: &str = "/usr/bin/python3.11";
+const TESTS: &str = "/usr/lib/python3.11/test/test_socket.py";
+/// How often tests that differ are tried again: some of them measure time, and the machine may be busy.
+const ROUNDS: usize = 3;
+
+/// Runs the suites both ways and writes the document; with `check`, compares instead.
+pub(crate) fn run(check: bool) -> Result<String, String> {
+    require()?;
+    let explanations = Explanations::read(&root().join(EXPLANATIONS))?;
+    let (bare, served) = (Lab::bare()?, Lab::served()?);
+    let mut entries = Vec::new();
+    for suite in SUITES {
+        let entry = compare(suite, &bare, &served)?;
+        println!("{}: {}", suite.name, entry.summary());
+        entries.push(entry);
+    }
+    let unexplained = explanations.apply(&mut entries)?;
+    let document = report::document(&version()?, &entries);
+    let path = root().join(DOCUMENT);
+    if !check {
+        fs::write(&path, &document).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    if !unexplained.is_empty() {
+        return Err(format!(
+            "no reason in {EXPLANATIONS} for these differences:\n{}",
+            unexplained.join("\n")
+        ));
+    }
+    if !check {
+        return Ok(format!("{DOCUMENT}: {} suites", entries.len()));
+    }
+    let committed = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    match committed == document {
+        true => Ok(format!("{DOCUMENT} is what the tests give")),
+        false => Err(format!(
+            "{DOCUMENT} is not what the tests give:\n{}run `cargo xtask ledger`",
+            changed_lines(&committed, &document)
+        )),
+    }
+}
+
+/// Says what is missing before anything is started.
+fn require() -> Result<(), String> {
+    if output_of(Command::new("id").arg("-u"))?.trim() != "0" {
+        return Err("the ledger needs root: it makes network namespaces and starts freena-stack".to_owned());
+    }
+    if !Path::new(TESTS).is_file() || !Path::new(PYTHON).is_file() {
+        return Err(format!(
+            "there is no {TESTS} with {PYTHON}: install the Debian package libpython3.11-testsuite"
+        ));
+    }
+    Ok(())
+}
+
+/// Version of the package with the tests: another one has other tests.
+fn version() -> Result<String, String> {
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat", "${Version}", "libpython3.11-testsuite"]);
+    output_of(&mut query)
+}
+
+/// Runs a suite both ways; a difference is one that stays in [`ROUNDS`] rounds.
+fn compare(suite: &'static Suite, bare: &Lab, served: &Lab) -> Result<Entry, String> {
+    let (mut without, mut with) = both(suite, bare, served, &[])?;
+    if without.is_empty() {
+        return Err(format!("{}: no tests ran without freena", suite.name));
+    }
+    for round in 1..ROUNDS {
+        let differing = differing(&without, &with);
+        if differing.is_empty() {
+            break;
+        }
+        for test in &differing {
+            let word =
+                |verdict: Option<&Verdict>| verdict.map_or_else(|| "absent".to_owned(), Verdict::to_string);
+            println!(
+                "  round {round}: {test}: {} without freena, {} with it",
+                word(without.get(test)),
+                word(with.get(test))
+            );
+        }
+        let (again_without, again_with) = both(suite, bare, served, &differing)?;
+        without.extend(again_without);
+        with.extend(again_with);
+    }
+    let differences = differing(&without, &with)
+        .into_iter()
+        .map(|test| Difference {
+            without: without.get(&test).cloned(),
+            with: with.get(&test).cloned(),
+            test,
+            explanation: None,
+        })
+        .collect();
+    Ok(Entry { suite, without: report::Counts::of(&without), with: report::Counts::of(&with), differences })
+}
+
+type Verdicts = BTreeMap<String, Verdict>;
+
+fn both(suite: &Suite, bare: &Lab, served: &Lab, only: &[String]) -> Result<(Verdicts, Verdicts), String> {
+    thread::scope(|scope| {
+        let without = scope.spawn(|| run::suite(suite, bare, only));
+        let with = run::suite(suite, served, only)?;
+        let without = without.join().map_err(|_| "the thread of the run without freena panicked")??;
+        Ok((without, with))
+    })
+}
+
+fn differing(without: &Verdicts, with: &Verdicts) -> Vec<String> {
+    let tests: std::collections::BTreeSet<&String> = without.keys().chain(with.keys()).collect();
+    let differs = |test: &&&String| {
+        let kind = |verdicts: &Verdicts| verdicts.get(**test).map(Verdict::kind);
+        kind(without) != kind(with)
+    };
+    tests.iter().filter(differs).map(|test| (*test).clone()).collect()
+}
+
+/// The lines that only one of the two documents has.
+fn changed_lines(committed: &str, document: &str) -> String {
+    let only = |sign: char, these: &str, those: &str| -> String {
+        these
+            .lines()
+            .filter(|line| !those.lines().any(|other| other == *line))
+            .map(|line| format!("{sign} {line}\n"))
+            .collect()
+    };
+    only('-', committed, document) + &only('+', document, committed)
+}
+
+/// The table of reasons, by suite and test.
+struct Explanations(BTreeMap<(String, String), String>);
+
+impl Explanations {
+    fn read(path: &Path) -> Result<Self, String> {
+        let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Self::parse(&text)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut reasons = BTreeMap::new();
+        for (index, line) in text.lines().enumerate() {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let [suite, test, reason] = line.split('\t').collect::<Vec<_>>()[..] else {
+                return Err(format!(
+                    "{EXPLANATIONS}:{}: expected suite, test and reason, separated by tabs; found {line:?}",
+                    index + 1
+                ));
+            };
+            reasons.insert((suite.to_owned(), test.to_owned()), reason.to_owned());
+        }
+        Ok(Explanations(reasons))
+    }
+
+    /// Gives each difference its reason; returns those that have none.
+    ///
+    /// # Errors
+    /// In words, where a reason is given for what is no difference.
+    fn apply(mut self, entries: &mut [Entry]) -> Result<Vec<String>, String> {
+        let mut unexplained = Vec::new();
+        for entry in entries {
+            for difference in &mut entry.differences {
+                let key = (entry.suite.name.to_owned(), difference.test.clone());
+                difference.explanation = self.0.remove(&key);
+                if difference.explanation.is_none() {
+                    unexplained.push(format!("{}\t{}", key.0, difference));
+                }
+            }
+        }
+        match self.0.keys().next() {
+            None => Ok(unexplained),
+            Some((suite, test)) => Err(format!(
+                "{EXPLANATIONS} explains {test} of {suite:?}, which is no difference: remove the line"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
