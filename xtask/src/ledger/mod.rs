@@ -8,11 +8,17 @@ mod report;
 mod run;
 mod suites;
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command, thread};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Command,
+    thread,
+};
 
 use crate::{root, run::output_of};
 use lab::Lab;
-use report::{Difference, Entry};
+use report::{Counts, Difference, Entry};
 use run::Verdict;
 use suites::{SUITES, Suite};
 
@@ -21,7 +27,7 @@ const EXPLANATIONS: &str = "xtask/ledger/explanations.tsv";
 /// Debian's, to which the package libpython3.11-testsuite belongs.
 pub(crate) const PYTHON: &str = "/usr/bin/python3.11";
 const TESTS: &str = "/usr/lib/python3.11/test/test_socket.py";
-/// How often tests that differ are tried again: some of them measure time, and the machine may be busy.
+/// How often tests that differ are run, to tell those that always differ from those that do now and then.
 const ROUNDS: usize = 3;
 
 /// Runs the suites both ways and writes the document; with `check`, compares instead.
@@ -30,8 +36,9 @@ pub(crate) fn run(check: bool) -> Result<String, String> {
     let explanations = Explanations::read(&root().join(EXPLANATIONS))?;
     let (bare, served) = (Lab::bare()?, Lab::served()?);
     let mut entries = Vec::new();
+    let mut unstable = Vec::new();
     for suite in SUITES {
-        let entry = compare(suite, &bare, &served)?;
+        let entry = compare(suite, &bare, &served, &mut unstable)?;
         println!("{}: {}", suite.name, entry.summary());
         entries.push(entry);
     }
@@ -46,6 +53,9 @@ pub(crate) fn run(check: bool) -> Result<String, String> {
             "no reason in {EXPLANATIONS} for these differences:\n{}",
             unexplained.join("\n")
         ));
+    }
+    if !unstable.is_empty() {
+        return Err(format!("these differed at first, and not when tried again:\n{}", unstable.join("\n")));
     }
     if !check {
         return Ok(format!("{DOCUMENT}: {} suites", entries.len()));
@@ -80,40 +90,41 @@ fn version() -> Result<String, String> {
     output_of(&mut query)
 }
 
-/// Runs a suite both ways; a difference is one that stays in [`ROUNDS`] rounds.
-fn compare(suite: &'static Suite, bare: &Lab, served: &Lab) -> Result<Entry, String> {
+/// Runs a suite both ways; a difference is one that stays in [`ROUNDS`] rounds. Those that do not stay are added to
+/// `unstable`: a datagram that is lost now and then is no less lost.
+fn compare(
+    suite: &'static Suite,
+    bare: &Lab,
+    served: &Lab,
+    unstable: &mut Vec<String>,
+) -> Result<Entry, String> {
     let (mut without, mut with) = both(suite, bare, served, &[])?;
     if without.is_empty() {
         return Err(format!("{}: no tests ran without freena", suite.name));
     }
-    for round in 1..ROUNDS {
-        let differing = differing(&without, &with);
-        if differing.is_empty() {
+    let first = differences(&without, &with);
+    for _ in 1..ROUNDS {
+        let again = differences(&without, &with);
+        if again.is_empty() {
             break;
         }
-        for test in &differing {
-            let word =
-                |verdict: Option<&Verdict>| verdict.map_or_else(|| "absent".to_owned(), Verdict::to_string);
-            println!(
-                "  round {round}: {test}: {} without freena, {} with it",
-                word(without.get(test)),
-                word(with.get(test))
-            );
+        for difference in &again {
+            let reasons = [&difference.without, &difference.with].into_iter().flatten();
+            let reasons: Vec<String> = reasons.map(Verdict::to_string).collect();
+            println!("  {difference}: {}", reasons.join(", "));
         }
-        let (again_without, again_with) = both(suite, bare, served, &differing)?;
+        let tests: Vec<String> = again.into_iter().map(|difference| difference.test).collect();
+        let (again_without, again_with) = both(suite, bare, served, &tests)?;
         without.extend(again_without);
         with.extend(again_with);
     }
-    let differences = differing(&without, &with)
-        .into_iter()
-        .map(|test| Difference {
-            without: without.get(&test).cloned(),
-            with: with.get(&test).cloned(),
-            test,
-            explanation: None,
-        })
-        .collect();
-    Ok(Entry { suite, without: report::Counts::of(&without), with: report::Counts::of(&with), differences })
+    let differences = differences(&without, &with);
+    let stays = |difference: &Difference| differences.iter().any(|other| other.test == difference.test);
+    unstable.extend(first.iter().filter(|&d| !stays(d)).map(|d| format!("{}\t{d}", suite.name)));
+    let fails =
+        |test: &&String| [&without, &with].iter().all(|v| v.get(*test).is_some_and(Verdict::is_failure));
+    let failed_alike = without.keys().filter(fails).cloned().collect();
+    Ok(Entry { suite, without: Counts::of(&without), with: Counts::of(&with), failed_alike, differences })
 }
 
 type Verdicts = BTreeMap<String, Verdict>;
@@ -127,13 +138,15 @@ fn both(suite: &Suite, bare: &Lab, served: &Lab, only: &[String]) -> Result<(Ver
     })
 }
 
-fn differing(without: &Verdicts, with: &Verdicts) -> Vec<String> {
-    let tests: std::collections::BTreeSet<&String> = without.keys().chain(with.keys()).collect();
-    let differs = |test: &&&String| {
-        let kind = |verdicts: &Verdicts| verdicts.get(**test).map(Verdict::kind);
-        kind(without) != kind(with)
+fn differences(without: &Verdicts, with: &Verdicts) -> Vec<Difference> {
+    let tests: BTreeSet<&String> = without.keys().chain(with.keys()).collect();
+    let difference = |test: &String| Difference {
+        test: test.clone(),
+        without: without.get(test).cloned(),
+        with: with.get(test).cloned(),
+        explanation: None,
     };
-    tests.iter().filter(differs).map(|test| (*test).clone()).collect()
+    tests.into_iter().map(difference).filter(Difference::is_one).collect()
 }
 
 /// The lines that only one of the two documents has.

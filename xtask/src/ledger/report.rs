@@ -45,6 +45,13 @@ pub(super) struct Difference {
     pub(super) explanation: Option<String>,
 }
 
+impl Difference {
+    /// Whether the verdicts are of different kinds; their reasons may have changing addresses in them.
+    pub(super) fn is_one(&self) -> bool {
+        self.without.as_ref().map(Verdict::kind) != self.with.as_ref().map(Verdict::kind)
+    }
+}
+
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = |verdict: &Option<Verdict>| verdict.as_ref().map_or("absent", Verdict::kind);
@@ -57,6 +64,8 @@ pub(super) struct Entry {
     pub(super) suite: &'static Suite,
     pub(super) without: Counts,
     pub(super) with: Counts,
+    /// Tests that fail with freena and without.
+    pub(super) failed_alike: Vec<String>,
     pub(super) differences: Vec<Difference>,
 }
 
@@ -79,8 +88,8 @@ CPython's own tests of sockets, and of what waits for sockets, run twice: with t
 not is listed below with the reason.
 
 Written by `cargo xtask ledger`; `cargo xtask ledger --check` compares. Do not edit. A test whose verdicts differ is run up
-to twice more, since some measure time: a difference is one that stays. The counts are here so that no test can vanish
-unseen.
+to twice more: a difference is one that stays, and one that does not stay makes the command fail. The counts are here so
+that no test can vanish unseen.
 ";
 
 /// Writes all down. `version` is that of the Debian package with the tests.
@@ -136,9 +145,17 @@ pub(super) fn document(version: &str, entries: &[Entry]) -> String {
         "- `*VSOCK*`: AF_VSOCK knows no network namespaces; on a virtual machine the tests talk to its host, and wait for ever\n  \
          if that does not answer, with freena and without."
     ));
-    line(format_args!(
-        "- `*UDPLITE*` across the cable: another protocol. On one host they run.\n\n## Differences\n"
-    ));
+    line(format_args!("- `*UDPLITE*` across the cable: another protocol. On one host they run."));
+    line(format_args!("\n## Failing with freena and without\n"));
+    let mut alike =
+        entries.iter().flat_map(|e| e.failed_alike.iter().map(|test| (e.suite.name, test))).peekable();
+    if alike.peek().is_none() {
+        line(format_args!("None."));
+    }
+    for (suite, test) in alike {
+        line(format_args!("- {suite}: {test}"));
+    }
+    line(format_args!("\n## Differences\n"));
     let mut differences = entries
         .iter()
         .flat_map(|entry| entry.differences.iter().map(move |d| (entry.suite.name, d)))

@@ -38,6 +38,11 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
+    /// Whether it is neither passed nor skipped.
+    pub(super) fn is_failure(&self) -> bool {
+        matches!(self, Verdict::Failed(_) | Verdict::Hung | Verdict::Crashed)
+    }
+
     /// The verdict without its reason, which may have changing addresses and numbers in it.
     pub(super) fn kind(&self) -> &'static str {
         match self {
