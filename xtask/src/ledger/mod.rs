@@ -43,7 +43,7 @@ pub(crate) fn run(check: bool) -> Result<String, String> {
         entries.push(entry);
     }
     let unexplained = explanations.apply(&mut entries)?;
-    let document = report::document(&version()?, &entries);
+    let document = report::document(&version()?, &entries, &unstable);
     let path = root().join(DOCUMENT);
     if !check {
         fs::write(&path, &document).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -55,7 +55,7 @@ pub(crate) fn run(check: bool) -> Result<String, String> {
         ));
     }
     if !unstable.is_empty() {
-        return Err(format!("these differed at first, and not when tried again:\n{}", unstable.join("\n")));
+        return Err(format!("these differ now and then:\n{}", unstable.join("\n")));
     }
     if !check {
         return Ok(format!("{DOCUMENT}: {} suites", entries.len()));
@@ -120,7 +120,7 @@ fn compare(
     }
     let differences = differences(&without, &with);
     let stays = |difference: &Difference| differences.iter().any(|other| other.test == difference.test);
-    unstable.extend(first.iter().filter(|&d| !stays(d)).map(|d| format!("{}\t{d}", suite.name)));
+    unstable.extend(first.iter().filter(|&d| !stays(d)).map(|d| format!("{}: {d}", suite.name)));
     let fails =
         |test: &&String| [&without, &with].iter().all(|v| v.get(*test).is_some_and(Verdict::is_failure));
     let failed_alike = without.keys().filter(fails).cloned().collect();

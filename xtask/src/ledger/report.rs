@@ -92,8 +92,8 @@ to twice more: a difference is one that stays, and one that does not stay makes 
 that no test can vanish unseen.
 ";
 
-/// Writes all down. `version` is that of the Debian package with the tests.
-pub(super) fn document(version: &str, entries: &[Entry]) -> String {
+/// Writes all down. `version` is that of the Debian package with the tests; `unstable` are differences that did not stay.
+pub(super) fn document(version: &str, entries: &[Entry], unstable: &[String]) -> String {
     let mut text = HEAD.to_owned();
     let mut line = |what: fmt::Arguments<'_>| {
         // Writing to a string cannot fail.
@@ -166,6 +166,10 @@ pub(super) fn document(version: &str, entries: &[Entry]) -> String {
     for (suite, difference) in differences {
         let why = difference.explanation.as_deref().unwrap_or("NOT EXPLAINED");
         line(format_args!("- {suite}: {difference}. {why}"));
+    }
+    if !unstable.is_empty() {
+        line(format_args!("\n## Differing now and then\n"));
+        unstable.iter().for_each(|difference| line(format_args!("- {difference}")));
     }
     text
 }

@@ -42,13 +42,16 @@ fn a_difference_needs_its_reason() {
         Explanations::parse("# nothing\n\n").expect("a table").apply(&mut entries).expect("no stale reason");
     assert_eq!(none.len(), 1, "{none:?}");
     assert!(
-        report::document("1", &entries).contains("t.C.a: passed without freena, hung with it. NOT EXPLAINED")
+        report::document("1", &entries, &[])
+            .contains("t.C.a: passed without freena, hung with it. NOT EXPLAINED")
     );
 
     let table = format!("{}\tt.C.a\tBecause.\n", SUITES[0].name);
     let none = Explanations::parse(&table).expect("a table").apply(&mut entries).expect("no stale reason");
     assert!(none.is_empty(), "{none:?}");
-    assert!(report::document("1", &entries).contains("t.C.a: passed without freena, hung with it. Because."));
+    assert!(
+        report::document("1", &entries, &[]).contains("t.C.a: passed without freena, hung with it. Because.")
+    );
 }
 
 #[test]
@@ -67,4 +70,14 @@ fn a_malformed_reason_is_refused_with_its_line() {
 #[test]
 fn a_changed_count_is_shown_both_ways() {
     assert_eq!(changed_lines("same\nold\n", "same\nnew\n"), "- old\n+ new\n");
+}
+
+#[test]
+fn what_differs_now_and_then_is_written_down() {
+    let unstable = [format!("{}: {}", SUITES[0].name, entry("t.C.a").differences[0])];
+    let document = report::document("1", &[], &unstable);
+    assert!(
+        document.ends_with("- sockets, loopback: t.C.a: passed without freena, hung with it\n"),
+        "{document}"
+    );
 }
