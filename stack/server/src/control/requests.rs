@@ -8,6 +8,7 @@ use super::{Control, WorkerHandle};
 use crate::socket::{Socket, SocketStats};
 use crate::sys;
 use crate::worker::Command;
+use crossbeam::channel::Sender;
 use freena_shm_abi::control::{Request, Response, op, verdict};
 use freena_shm_abi::{ABI_VERSION, Endpoint};
 use freena_shm_ring::SocketMapping;
@@ -26,8 +27,8 @@ const TX_SIZE: u32 = 1 << 20;
 const RX_SIZE: u32 = 8 << 20;
 /// Send buffer of both ends of a pair, in bytes as setsockopt takes it: some kicks fit, a fill of 8 KiB takes it all.
 const PAIR_BUFFER: i32 = 8 << 10;
-/// How long a `SYNC` may wait for a worker.
-const SYNC_LIMIT: Duration = Duration::from_millis(200);
+/// How long the control thread waits for a worker.
+const ANSWER_LIMIT: Duration = Duration::from_millis(200);
 
 impl Control {
     /// Carries out one request.
@@ -141,7 +142,6 @@ impl Control {
             .clients
             .get(&client)
             .map_or_else(Default::default, |client| (client.credentials.pid, client.name.clone()));
-        self.keep_out_of_companion(&companion)?;
         let socket = Arc::new(Socket {
             id,
             key,
@@ -158,12 +158,17 @@ impl Control {
         });
         let response = Response { verdict: verdict::FAST, socket_id: id, ..Response::new() };
         let response = named(response, facts).because(&reason);
+        // Only what all workers know may be steered to them: a datagram that came in between would find no socket, while
+        // the companion still takes it.
+        self.ask_all(|done| Command::Open(socket.clone(), facts.binding, done));
+        if let Err(error) = self.keep_out_of_companion(&socket.companion) {
+            self.tell_all(|| Command::Forget(key));
+            return Err(error);
+        }
         let keys = keys(&facts.binding, &self.local_addresses());
         for key in &keys {
             self.ownership.take(*key, &self.interfaces);
         }
-        // Before the program can do anything with it.
-        self.tell_all(|| Command::Open(socket.clone(), facts.binding));
         self.sockets.insert(Entry { socket, keys, reason });
         Ok(Answer { response, fds: vec![application_end, memory_fd] })
     }
@@ -301,18 +306,24 @@ impl Control {
 
     /// Waits until the workers have seen what was closed before.
     fn sync(&mut self) -> Answer {
-        let deadline = Instant::now() + SYNC_LIMIT;
+        self.ask_all(Command::Sync);
+        self.take_events();
+        Answer { response: Response::new(), fds: Vec::new() }
+    }
+
+    /// Gives a command to all workers and waits until they have carried it out.
+    fn ask_all(&self, command: impl Fn(Sender<()>) -> Command) {
+        let deadline = Instant::now() + ANSWER_LIMIT;
         let (done, all) = crossbeam::channel::bounded(self.workers.len());
         for worker in &self.workers {
-            WorkerHandle::tell(worker, Command::Sync(done.clone()));
+            WorkerHandle::tell(worker, command(done.clone()));
         }
         for _ in 0..self.workers.len() {
             if all.recv_deadline(deadline).is_err() {
+                tracing::warn!("a polling thread does not answer");
                 break;
             }
         }
-        self.take_events();
-        Answer { response: Response::new(), fds: Vec::new() }
     }
 
     /// The last descriptor of a socket is closed.

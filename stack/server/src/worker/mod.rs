@@ -46,8 +46,8 @@ const TURNS_PER_LOOK: u32 = 32;
 
 /// What the control thread tells a worker.
 pub enum Command {
-    /// A new socket.
-    Open(Arc<Socket>, Binding),
+    /// A new socket; answered when the worker knows it.
+    Open(Arc<Socket>, Binding, Sender<()>),
     /// What a socket is bound to has changed.
     Rebind(SocketKey, Binding),
     /// Forget a socket; the worker answers by dropping its reference.
@@ -380,7 +380,10 @@ impl Worker {
         self.setup.commands.1.clear();
         while let Ok(command) = self.setup.commands.0.try_recv() {
             match command {
-                Command::Open(socket, binding) => self.open(socket, binding),
+                Command::Open(socket, binding, done) => {
+                    self.open(socket, binding);
+                    let _ = done.send(());
+                }
                 Command::Rebind(key, binding) => self.rebind(key, binding),
                 Command::Forget(key) => self.forget(key),
                 Command::Sync(done) => {
