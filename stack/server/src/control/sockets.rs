@@ -33,7 +33,8 @@ impl Sockets {
         if self.by_identity.len() >= self.limit {
             return None;
         }
-        // A slot whose socket some worker still holds is not free: it would mix the two up.
+        // A slot is free as soon as its entry is gone: commands keep their order, so each worker forgets the old socket
+        // before it hears of the new one.
         let slot = self.entries.iter().position(Option::is_none).unwrap_or_else(|| {
             self.entries.push(None);
             self.entries.len() - 1

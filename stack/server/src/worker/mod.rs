@@ -237,17 +237,8 @@ impl Worker {
 
     /// Stops looking at all rings and waits for the kernel to report something.
     fn sleep(&mut self) {
-        self.now += QUIET;
-        let before = mem::take(&mut self.table.active);
-        let mut still = Vec::with_capacity(before.len());
-        for key in before {
-            if !self.suspend(key) {
-                still.push(key);
-            }
-        }
-        let stay = !still.is_empty();
-        self.table.active = still;
-        if !stay {
+        self.retire(|_| true);
+        if self.table.active.is_empty() {
             self.sleeps += 1;
             // Fragments that wait for others in vain are forgotten in time.
             let deadline = self.reassembler.poll_timeout();
@@ -274,12 +265,16 @@ impl Worker {
 
     /// Makes active sockets quiet whose last datagram is long ago.
     fn retire_quiet(&mut self) {
+        let now = self.now;
+        self.retire(|local| now.duration_since(local.last_sent) > QUIET);
+    }
+
+    /// Makes those active sockets quiet that are `due`.
+    fn retire(&mut self, due: impl Fn(&table::Local) -> bool) {
         let mut index = 0;
         while index < self.table.active.len() {
             let key = self.table.active[index];
-            let quiet =
-                self.table.get(key).is_none_or(|local| self.now.duration_since(local.last_sent) > QUIET);
-            if quiet && self.suspend(key) {
+            if self.table.get(key).is_none_or(&due) && self.suspend(key) {
                 self.table.active.swap_remove(index);
             } else {
                 index += 1;
