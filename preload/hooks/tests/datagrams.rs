@@ -282,14 +282,19 @@ int main(void) {
 fn a_full_ring_is_back_pressure() {
     let server = FakeServer::start();
     server.shared.stalled.store(true, std::sync::atomic::Ordering::Relaxed);
-    let shared = std::sync::Arc::clone(&server.shared);
+    // The program says when its ring is full, however long it took to start.
+    let full = server.path.with_file_name("full");
+    let (shared, marker) = (std::sync::Arc::clone(&server.shared), full.clone());
     let resumer = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(1500));
-        shared.stalled.store(false, std::sync::atomic::Ordering::Relaxed);
+        for _ in 0..3000 {
+            if marker.exists() {
+                shared.stalled.store(false, std::sync::atomic::Ordering::Relaxed);
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
     });
-    python(
-        &server,
-        "
+    let script = "
 s = udp(); s.setblocking(False); n = 0
 try:
     while True: s.sendto(bytes(1000), PEER); n += 1
@@ -297,11 +302,12 @@ except BlockingIOError: pass
 assert 100 < n < 1000, n
 assert select.select([], [s], [], 0)[1] == []
 e = select.epoll(); e.register(s, select.EPOLLOUT); assert e.poll(0) == [], 'the kernel sees it too'
+open('MARKER', 'w').close()
 assert e.poll(5) != [], 'and sees it writable again'
 s.setblocking(True)
 for _ in range(1000): s.sendto(bytes(1000), PEER)
-",
-    );
+";
+    python(&server, &script.replace("MARKER", full.to_str().expect("UTF-8")));
     resumer.join().expect("thread");
 }
 

@@ -45,7 +45,7 @@ pub struct AppArea {
     pub rx_taken: [AtomicU64; MAX_RX_RINGS],
 }
 
-const _: () = assert!(size_of::<AppArea>() <= 1664);
+const _: () = assert!(size_of::<AppArea>() <= 1280);
 
 /// Bits of [`AppArea::status`].
 pub mod status {

@@ -13,7 +13,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub mod op {
     /// First message of a process. Sends nothing, gets the server page. Descriptors back: `[server page]`.
     pub const ATTACH: u16 = 1;
-    /// Asks the server to carry a kernel socket. Sends `[companion]`; gets `[application end, memory]` and
+    /// Asks the server to carry a kernel socket: a datagram socket that is bound, or a stream socket that listens
+    /// ([`super::Request::protocol`] says which). Sends `[companion]`; gets `[application end, memory]` and
     /// [`super::Response::socket_id`], or the verdict that it stays with the kernel.
     pub const TAKEOVER: u16 = 2;
     /// Finds a socket again after `exec` or `SCM_RIGHTS`. Sends `[application end]`, gets `[memory]`.
@@ -28,6 +29,10 @@ pub mod op {
     pub const SYNC: u16 = 7;
     /// Asks for the status document. Gets `[memfd with JSON]`.
     pub const STATUS: u16 = 8;
+    /// Asks the server to connect a stream socket, bound or not, to [`super::Request::peer`]. Sends `[companion]`; gets
+    /// `[application end, memory]`, the names, and [`super::Response::socket_id`], and the handshake is under way; or the
+    /// verdict that it stays with the kernel, whose connect(2) is then to be called.
+    pub const CONNECT: u16 = 9;
 }
 
 /// Which way data goes: [`Response::verdict`].
@@ -48,21 +53,26 @@ pub struct Request {
     pub op: u16,
     /// Always 0.
     pub pad: u16,
-    /// `ROUTE`: the destination.
+    /// `ROUTE`, `CONNECT`: the destination.
     pub peer: Endpoint,
     /// `ROUTE`: the source address, or none.
     pub local: Endpoint,
     /// `ROUTE`: `SO_BINDTODEVICE` or `IP_PKTINFO` interface, 0 for any.
     pub ifindex: u32,
-    /// `TAKEOVER`: wanted size of the transmit ring in bytes, 0 for the default.
+    /// `TAKEOVER`, `CONNECT`: wanted size of the transmit ring in bytes, 0 for the default.
     pub tx_size: u32,
-    /// `TAKEOVER`: wanted size of a receive ring in bytes, 0 for the default.
+    /// `TAKEOVER`, `CONNECT`: wanted size of a receive ring in bytes, 0 for the default.
     pub rx_size: u32,
-    /// `TAKEOVER`: IP protocol number of the framework protocol to use (17: UDP).
+    /// `TAKEOVER`, `CONNECT`: IP protocol number of the framework protocol to use (6: TCP, 17: UDP).
     pub protocol: u32,
+    /// `TAKEOVER` of a listener, `REFRESH` of one after listen(2) was called again: connections that may wait to be
+    /// accepted.
+    pub backlog: u32,
+    /// Always 0.
+    pub pad2: u32,
 }
 
-const _: () = assert!(size_of::<Request>() == 72);
+const _: () = assert!(size_of::<Request>() == 80);
 
 impl Request {
     /// A request with nothing filled in.
@@ -77,6 +87,8 @@ impl Request {
             tx_size: 0,
             rx_size: 0,
             protocol: 0,
+            backlog: 0,
+            pad2: 0,
         }
     }
 }

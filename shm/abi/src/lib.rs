@@ -2,6 +2,7 @@
 //!
 //! - [`socket`]: the page at the start of each socket's shared memory, with the cursors of its rings;
 //! - [`record`]: what one datagram looks like inside a ring;
+//! - [`stream`]: what stream sockets have besides, and what a listener's queue holds;
 //! - [`control`]: the messages on the control socket;
 //! - [`server`]: the page that all programs may read.
 //!
@@ -20,6 +21,7 @@ pub mod endpoint;
 pub mod record;
 pub mod server;
 pub mod socket;
+pub mod stream;
 
 pub use endpoint::Endpoint;
 pub use record::Record;
@@ -28,4 +30,4 @@ pub use record::Record;
 pub const MAGIC: u64 = u64::from_le_bytes(*b"freena\0\0");
 
 /// Version of everything in this crate.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

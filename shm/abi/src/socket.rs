@@ -5,6 +5,7 @@
 //! touched take no memory.
 
 use crate::app::AppArea;
+use crate::stream::StreamArea;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Size of the page; the transmit ring starts here.
@@ -68,6 +69,8 @@ pub struct SocketPage {
     pub error: Line<AtomicU32>,
     /// Cursors of the receive rings, of which the first `geometry.rx_rings` are in use.
     pub rx: [RxCursors; MAX_RX_RINGS],
+    /// What only streams have.
+    pub stream: StreamArea,
     /// State that the processes sharing this socket keep among themselves. The server neither reads nor writes it.
     pub app: AppArea,
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`cursor`]: positions of a single-producer single-consumer byte ring, without the bytes;
 //! - [`ring`]: the ring itself: [`Record`](freena_shm_abi::Record)s with their payload inline;
+//! - [`stream`]: a ring of bytes without records;
 //! - [`kick`]: how a program gets the attention of a server that does not look, without a system call when it does;
 //! - [`wake`]: how the server makes a program's descriptor readable, without a system call when nobody waits;
 //! - [`mapping`]: the sealed memfd behind a socket.
@@ -15,6 +16,8 @@ pub mod kick;
 pub mod mapping;
 #[cfg(not(loom))]
 pub mod ring;
+#[cfg(not(loom))]
+pub mod stream;
 mod sync;
 pub mod wake;
 

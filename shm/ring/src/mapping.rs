@@ -1,6 +1,7 @@
 //! The sealed memfd behind a socket, and where its parts lie.
 
 use crate::ring::Channel;
+use crate::stream::Pipe;
 use freena_shm_abi::socket::{self, MAX_RING, MAX_RX_RINGS, MIN_RING, SocketPage};
 use freena_shm_abi::{ABI_VERSION, MAGIC};
 use std::ffi::CStr;
@@ -157,6 +158,37 @@ impl SocketMapping {
                 u64::from(self.sizes.rx),
                 &page.rx[index].tail.0,
                 &page.rx[index].head.0,
+            )
+        }
+    }
+
+    /// The ring of a stream from the program to the server. Each side makes only its own end of it, as with [`Self::tx`].
+    pub fn tx_pipe(&self) -> Pipe<'_> {
+        let page = self.page();
+        // SAFETY: as for `tx`; a socket is used with records or as a stream, never both.
+        unsafe {
+            Pipe::new(
+                self.base.add(socket::TX_OFFSET),
+                u64::from(self.sizes.tx),
+                &page.tx_tail.0,
+                &page.tx_head.0,
+                &page.stream.asked.tx_base,
+            )
+        }
+    }
+
+    /// The ring of a stream from the server to the program.
+    pub fn rx_pipe(&self) -> Pipe<'_> {
+        let page = self.page();
+        let offset = socket::rx_offset(self.sizes.tx, self.sizes.rx, 0);
+        // SAFETY: as for `rx`, of which there is at least one.
+        unsafe {
+            Pipe::new(
+                self.base.add(offset),
+                u64::from(self.sizes.rx),
+                &page.rx[0].tail.0,
+                &page.rx[0].head.0,
+                &page.stream.told.rx_base,
             )
         }
     }
