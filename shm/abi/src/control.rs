@@ -33,6 +33,11 @@ pub mod op {
     /// `[application end, memory]`, the names, and [`super::Response::socket_id`], and the handshake is under way; or the
     /// verdict that it stays with the kernel, whose connect(2) is then to be called.
     pub const CONNECT: u16 = 9;
+    /// Asks for a copy of what the links carry; from root and the server's own user only. Sends `[memfd with a filter in
+    /// words]` or nothing for all; gets `[end, memory]`: see [`crate::trace`].
+    pub const TRACE: u16 = 10;
+    /// Asks for the counters. Gets `[memfd with text in Prometheus' exposition format]`.
+    pub const METRICS: u16 = 11;
 }
 
 /// Which way data goes: [`Response::verdict`].
@@ -57,19 +62,19 @@ pub struct Request {
     pub peer: Endpoint,
     /// `ROUTE`: the source address, or none.
     pub local: Endpoint,
-    /// `ROUTE`: `SO_BINDTODEVICE` or `IP_PKTINFO` interface, 0 for any.
+    /// `ROUTE`: `SO_BINDTODEVICE` or `IP_PKTINFO` interface, 0 for any. `TRACE`: the only interface to show, 0 for all.
     pub ifindex: u32,
     /// `TAKEOVER`, `CONNECT`: wanted size of the transmit ring in bytes, 0 for the default.
     pub tx_size: u32,
-    /// `TAKEOVER`, `CONNECT`: wanted size of a receive ring in bytes, 0 for the default.
+    /// `TAKEOVER`, `CONNECT`, `TRACE`: wanted size of a receive ring in bytes, 0 for the default.
     pub rx_size: u32,
     /// `TAKEOVER`, `CONNECT`: IP protocol number of the framework protocol to use (6: TCP, 17: UDP).
     pub protocol: u32,
     /// `TAKEOVER` of a listener, `REFRESH` of one after listen(2) was called again: connections that may wait to be
     /// accepted.
     pub backlog: u32,
-    /// Always 0.
-    pub pad2: u32,
+    /// `TRACE`: the most bytes of each packet, 0 for all.
+    pub snap_len: u32,
 }
 
 const _: () = assert!(size_of::<Request>() == 80);
@@ -88,7 +93,7 @@ impl Request {
             rx_size: 0,
             protocol: 0,
             backlog: 0,
-            pad2: 0,
+            snap_len: 0,
         }
     }
 }

@@ -4,7 +4,8 @@
 //! - [`record`]: what one datagram looks like inside a ring;
 //! - [`stream`]: what stream sockets have besides, and what a listener's queue holds;
 //! - [`control`]: the messages on the control socket;
-//! - [`server`]: the page that all programs may read.
+//! - [`server`]: the page that all programs may read;
+//! - [`trace`]: copies of the packets that the links carry.
 //!
 //! Everything is `repr(C)`, its size is asserted, and a change that the other side would misread raises
 //! [`ABI_VERSION`]. Both sides refuse another version by name.
@@ -22,6 +23,7 @@ pub mod record;
 pub mod server;
 pub mod socket;
 pub mod stream;
+pub mod trace;
 
 pub use endpoint::Endpoint;
 pub use record::Record;

@@ -15,7 +15,8 @@ mod worker;
 
 use args::Args;
 use clap::Parser;
-use control::{Control, Listener, Setup, WorkerHandle};
+use control::{Control, LinkName, Listener, Setup, WorkerHandle};
+use freena_link_middleware::{Place, Tap, Watchers};
 use mirror::Mirror;
 use std::error::Error;
 use std::os::fd::OwnedFd;
@@ -58,7 +59,10 @@ fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let mut workers = Vec::new();
     let choice = cores::Choice::begin();
     let pinned = Arc::new(Barrier::new(2));
-    for (index, (core, ports)) in assign(&args, ports).into_iter().enumerate() {
+    let watchers = Arc::new(Watchers::default());
+    let mut links = Vec::new();
+    for (index, (core, mut ports)) in assign(&args, ports).into_iter().enumerate() {
+        ports = ports.into_iter().map(|port| tapped(port, index, &mut links, &watchers)).collect();
         let (commands, command_queue) = crossbeam::channel::unbounded();
         let bell = Arc::new(EventFd::new()?);
         let worker = Worker::new(worker::Setup {
@@ -79,7 +83,8 @@ fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     }
     drop(choice);
     let events = (event_queue, event_bell);
-    let control = Control::new(Setup { args, listener, interfaces, network, workers, events, signal })?;
+    let taps = (links.into(), watchers);
+    let control = Control::new(Setup { args, listener, interfaces, network, workers, taps, events, signal })?;
     println!("{ready}");
     // Fails where systemd did not start this process: nobody waits for it then.
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
@@ -110,6 +115,13 @@ fn assign(args: &Args, ports: Vec<Port>) -> Vec<(Option<usize>, Vec<Port>)> {
         shares[index % threads].1.push(port);
     }
     shares
+}
+
+/// Lets traces watch the link of a port; `links` gets its name.
+fn tapped(port: Port, worker: usize, links: &mut Vec<LinkName>, watchers: &Arc<Watchers>) -> Port {
+    let place = Place { worker, link: links.len() };
+    links.push(LinkName { ifindex: port.ifindex, queue: port.link.info().queue });
+    Port { link: Box::new(Tap::new(port.link, place, watchers.clone())), ..port }
 }
 
 fn ready_line(args: &Args, ports: &[Port]) -> String {

@@ -12,8 +12,10 @@ mod requests;
 mod sockets;
 mod status;
 mod too_big;
+mod trace;
 
 pub use listener::Listener;
+pub use trace::LinkName;
 
 use crate::args::{Args, Users};
 use crate::links::Interface;
@@ -21,6 +23,7 @@ use crate::sys::{self, Epoll, EventFd};
 use crate::worker::{Command, Event, Network};
 use client::Client;
 use crossbeam::channel::{Receiver, Sender};
+use freena_link_middleware::Watchers;
 use freena_shm_abi::server::ServerPage;
 use freena_shm_abi::{ABI_VERSION, MAGIC};
 use freena_shm_ring::mapping;
@@ -33,6 +36,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 use std::{io, thread};
 use too_big::TooBig;
+use trace::Traces;
 
 /// The most control connections.
 const MAX_CLIENTS: usize = 4096;
@@ -45,6 +49,8 @@ mod token {
     pub(super) const SIGNAL: u64 = 3;
     pub(super) const TOO_BIG: u64 = 4;
     pub(super) const CLIENTS: u64 = 16;
+    /// Traces follow from here on; nobody connects that often.
+    pub(super) const TRACES: u64 = 1 << 62;
 }
 
 /// A worker as the control thread sees it.
@@ -105,6 +111,8 @@ pub struct Setup {
     pub network: Network,
     /// The workers.
     pub workers: Vec<WorkerHandle>,
+    /// The links by number, and who watches them.
+    pub taps: (Arc<[LinkName]>, Arc<Watchers>),
     /// Events of the workers, and the bell that announces them.
     pub events: (Receiver<Event>, Arc<EventFd>),
     /// Readable when the process shall end.
@@ -128,6 +136,7 @@ pub struct Control {
     ownership: Ownership,
     shared: SharedPage,
     too_big: TooBig,
+    traces: Traces,
     netns: u64,
     boot_id: u64,
 }
@@ -138,7 +147,7 @@ impl Control {
     /// # Errors
     /// No descriptors or memory.
     pub fn new(setup: Setup) -> io::Result<Self> {
-        let Setup { args, listener, interfaces, network, workers, events, signal } = setup;
+        let Setup { args, listener, interfaces, network, workers, taps, events, signal } = setup;
         let epoll = Epoll::new()?;
         epoll.add(listener.as_raw_fd(), libc::EPOLLIN, token::LISTENER)?;
         epoll.add(events.1.as_raw_fd(), libc::EPOLLIN, token::EVENTS)?;
@@ -147,6 +156,7 @@ impl Control {
         let probe = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
         let control = Control {
             too_big: TooBig::listen(&epoll)?,
+            traces: Traces::new(taps.1, taps.0),
             epoll,
             clients: HashMap::new(),
             next_client: token::CLIENTS,
@@ -186,6 +196,7 @@ impl Control {
                     token::MIRROR => self.follow_network(),
                     token::TOO_BIG => self.hear_too_big(),
                     token::SIGNAL => return self.end(),
+                    trace @ token::TRACES.. => self.end_trace(trace),
                     client => self.serve(client),
                 }
             }

@@ -45,6 +45,7 @@ impl Control {
                 op::ROUTE => Ok(self.route(&request)),
                 op::SYNC => Ok(self.sync()),
                 op::STATUS => self.status(),
+                op::TRACE => self.trace(client, &request, fd().ok()),
                 other => Err((libc::EOPNOTSUPP, format!("unknown request {other}"))),
             }
         });
@@ -67,7 +68,7 @@ impl Control {
             let uid = client.credentials.uid;
             return Err((libc::EACCES, format!("user {uid} may not use this freena-stack (--allow)")));
         }
-        let needs_attach = !matches!(request.op, op::ATTACH | op::STATUS);
+        let needs_attach = !matches!(request.op, op::ATTACH | op::STATUS | op::TRACE | op::METRICS);
         if needs_attach && !client.attached {
             return Err((libc::EPROTO, "the first request must be ATTACH".to_owned()));
         }
