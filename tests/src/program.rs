@@ -55,6 +55,18 @@ impl Program {
         self.errors.lock().expect("no panic").clone()
     }
 
+    /// Waits until it has written `words` to the standard error: what it printed elsewhere may be seen before.
+    ///
+    /// # Panics
+    /// If it does not within [`PATIENCE`].
+    pub fn expect_error(&self, words: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.errors().contains(words) {
+            assert!(Instant::now() < deadline, "{} does not say {words:?}: {}", self.name, self.errors());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// The next line of its output.
     ///
     /// # Panics

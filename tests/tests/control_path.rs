@@ -1,10 +1,12 @@
 //! Servers that stand in each other's way, and what lies at the path of the control socket.
 
+use freena_shm_abi::control::{Request, op};
 use freena_tests::lab::{FAR4, Lab, NEAR4, Server, command};
 use freena_tests::netns::{Namespace, Pair, privileged};
 use freena_tests::program::{Program, output};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use zerocopy::IntoBytes;
 
 /// Starts a server that must refuse to run; returns what it said.
 fn refused(host: &Namespace, interface: &str, control: &Path, arguments: &[&str]) -> String {
@@ -144,10 +146,13 @@ fn a_user_who_may_not_is_told() {
         let folder = server.control.parent().expect("a folder");
         std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .expect("a mode");
+        let request = Request::new(op::ATTACH);
+        let attach: String = request.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
         for (user, allowed) in [("4711", true), ("4712", false)] {
             let mut status = lab.near(&setpriv);
             status.args(["--reuid", user, "--regid", user, "--clear-groups", "--"]);
             status.arg(freena_tests::binaries::python()).args(["-c", CONNECT]).arg(&server.control);
+            status.arg(attach.clone());
             let output = output(status);
             let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
             let errors = String::from_utf8_lossy(&output.stderr);
@@ -160,5 +165,5 @@ fn a_user_who_may_not_is_told() {
 const CONNECT: &str = "import socket,struct,sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 s.connect(sys.argv[1])
-s.send(struct.pack('<IHH', 1, 1, 0) + bytes(64))
+s.send(bytes.fromhex(sys.argv[2]))
 print(struct.unpack_from('<II', s.recv(300))[1])";

@@ -155,7 +155,7 @@ fn killed_server(link: &str) {
     ask.expect("ready");
     ask.tell("100");
     assert_eq!(ask.line(), "ok 100");
-    assert!(ask.errors().contains("stay with the kernel"), "{}", ask.errors());
+    ask.expect_error("stay with the kernel");
     // The dead server's socket file is replaced.
     let server = lab.near_server();
     let mut ask = server.script("ask.py", &[&FAR4, &7001, &"unconnected"]);

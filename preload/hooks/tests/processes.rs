@@ -2,6 +2,7 @@
 
 mod support;
 
+use freena_shm_abi::ABI_VERSION;
 use freena_shm_abi::control::op;
 use std::process::Command;
 use support::FakeServer;
@@ -254,7 +255,8 @@ int main(void) {
     let output = finish(command);
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(
-        output.status.success() && told.contains("the server speaks version 99, this library 1"),
+        output.status.success()
+            && told.contains(&format!("the server speaks version 99, this library {ABI_VERSION}")),
         "{told}"
     );
 }
