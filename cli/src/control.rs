@@ -3,7 +3,7 @@
 use freena_shm_abi::control::{Request, Response, op};
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::{io, mem};
 use zerocopy::{FromBytes, IntoBytes};
@@ -13,17 +13,45 @@ use zerocopy::{FromBytes, IntoBytes};
 /// # Errors
 /// Nobody listens on the socket, or the answer cannot be understood.
 pub(crate) fn status(path: &Path) -> miette::Result<String> {
+    document(path, op::STATUS)
+}
+
+/// Asks the server for its counters, as Prometheus reads them.
+///
+/// # Errors
+/// As for [`status`].
+pub(crate) fn metrics(path: &Path) -> miette::Result<String> {
+    document(path, op::METRICS)
+}
+
+fn document(path: &Path, op: u16) -> miette::Result<String> {
+    let mut fds = request(path, &Request::new(op), None)?;
+    let fd =
+        fds.pop().ok_or_else(|| miette::miette!("freena-stack on {} sent no document", path.display()))?;
+    let mut file = File::from(fd);
+    let mut text = String::new();
+    file.rewind()
+        .and_then(|()| file.read_to_string(&mut text))
+        .map_err(|error| miette::miette!("the document of freena-stack on {}: {error}", path.display()))?;
+    Ok(text)
+}
+
+/// Asks the server for something, on a connection of its own; returns the descriptors that it sends.
+///
+/// # Errors
+/// Nobody listens on the socket, or the server refuses, with its words.
+pub(crate) fn request(
+    path: &Path,
+    request: &Request,
+    fd: Option<BorrowedFd<'_>>,
+) -> miette::Result<Vec<OwnedFd>> {
     let wrap = |error: io::Error| miette::miette!("cannot reach freena-stack on {}: {error}", path.display());
     let socket = connect(path).map_err(wrap)?;
-    let (response, fd) = ask(&socket, &Request::new(op::STATUS)).map_err(wrap)?;
+    let (response, fds) = ask(&socket, request, fd).map_err(wrap)?;
     if response.errno != 0 {
         return Err(miette::miette!("freena-stack on {}: {}", path.display(), response.reason()));
     }
-    let fd = fd.ok_or_else(|| miette::miette!("freena-stack on {} sent no document", path.display()))?;
-    let mut file = File::from(fd);
-    let mut text = String::new();
-    file.rewind().and_then(|()| file.read_to_string(&mut text)).map_err(wrap)?;
-    Ok(text)
+    Ok(fds)
 }
 
 fn connect(path: &Path) -> io::Result<OwnedFd> {
@@ -53,13 +81,13 @@ fn connect(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// One request, one response, at most one descriptor beside it.
-fn ask(socket: &OwnedFd, request: &Request) -> io::Result<(Response, Option<OwnedFd>)> {
-    let bytes = request.as_bytes();
-    // SAFETY: a readable slice.
-    if unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
+/// One request, one response, with the descriptors beside them.
+fn ask(
+    socket: &OwnedFd,
+    request: &Request,
+    fd: Option<BorrowedFd<'_>>,
+) -> io::Result<(Response, Vec<OwnedFd>)> {
+    send(socket, request.as_bytes(), fd)?;
     let mut answer = [0u8; size_of::<Response>()];
     let mut ancillary = [0u64; 8];
     let mut iov = libc::iovec { iov_base: answer.as_mut_ptr().cast(), iov_len: answer.len() };
@@ -76,14 +104,43 @@ fn ask(socket: &OwnedFd, request: &Request) -> io::Result<(Response, Option<Owne
     }
     let response = Response::read_from_bytes(&answer[..len as usize])
         .map_err(|_| io::Error::other(format!("got an answer of {len} bytes, expected {}", answer.len())))?;
-    // SAFETY: the kernel has filled the control buffer with well-formed headers; the descriptor is new.
-    let fd = unsafe {
+    let mut fds = Vec::new();
+    // SAFETY: the kernel has filled the control buffer with well-formed headers; the descriptors are new.
+    unsafe {
         let header = libc::CMSG_FIRSTHDR(&message);
-        if header.is_null() || (*header).cmsg_type != libc::SCM_RIGHTS {
-            None
-        } else {
-            Some(OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned()))
+        if !header.is_null() && (*header).cmsg_type == libc::SCM_RIGHTS {
+            let count = ((*header).cmsg_len - libc::CMSG_LEN(0) as usize) / size_of::<RawFd>();
+            let data = libc::CMSG_DATA(header).cast::<RawFd>();
+            fds.extend((0..count).map(|index| OwnedFd::from_raw_fd(data.add(index).read_unaligned())));
         }
-    };
-    Ok((response, fd))
+    }
+    Ok((response, fds))
+}
+
+/// Sends a message, with a descriptor where there is one.
+fn send(socket: &OwnedFd, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let mut ancillary = [0u64; 4];
+    let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: plain data for which zero is valid.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &mut iov;
+    message.msg_iovlen = 1;
+    if let Some(fd) = fd {
+        const LEN: u32 = size_of::<RawFd>() as u32;
+        message.msg_control = ancillary.as_mut_ptr().cast();
+        // SAFETY: arithmetic, and a header in a buffer that is aligned and large enough for one descriptor (24 bytes).
+        unsafe {
+            message.msg_controllen = libc::CMSG_SPACE(LEN) as usize;
+            let header = libc::CMSG_FIRSTHDR(&message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(LEN) as usize;
+            libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd.as_raw_fd());
+        }
+    }
+    // SAFETY: all pointers in `message` refer to locals that live through the call.
+    if unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@ mod program;
 mod run;
 mod settings;
 mod status;
+mod trace;
 
 use clap::{Parser, Subcommand};
 use freena_shm_abi::control::{DEFAULT_PATH, ENV_CONTROL};
@@ -28,6 +29,8 @@ enum Command {
     Run(run::Args),
     /// Show links, queues and sockets: where data goes, and why
     Status(status::Args),
+    /// Show the packets that the fast path carries, or write them to a pcapng file
+    Trace(trace::Args),
     /// Validate a configuration file
     Check(check::Args),
     /// Measure the framework against the kernel, on two hosts made for it
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => measure::bench(&args),
         Command::Demo(args) => measure::demo(&args),

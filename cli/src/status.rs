@@ -13,6 +13,10 @@ pub(crate) struct Args {
     /// Print the document as JSON
     #[arg(long)]
     json: bool,
+
+    /// Print all counters in Prometheus' text format
+    #[arg(long, conflicts_with = "json")]
+    metrics: bool,
 }
 
 /// Prints what the server tells of itself.
@@ -20,6 +24,10 @@ pub(crate) struct Args {
 /// # Errors
 /// The server cannot be reached.
 pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
+    if args.metrics {
+        print!("{}", control::metrics(&args.control.control)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let text = control::status(&args.control.control)?;
     if args.json {
         println!("{text}");
