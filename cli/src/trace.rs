@@ -45,8 +45,8 @@ pub(crate) struct Args {
     seconds: Option<Duration>,
 
     /// Keep at most so many bytes of each packet
-    #[arg(long, short = 's', value_name = "BYTES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(64..))]
-    snap: u32,
+    #[arg(long, short = 's', value_name = "BYTES", value_parser = clap::value_parser!(u32).range(64..=65_600))]
+    snap: Option<u32>,
 
     /// Show super-packets as the frames that a wire would carry, their checksums complete
     #[arg(long)]
@@ -76,11 +76,12 @@ pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
     Filter::parse(&words).map_err(|error| miette::miette!("{error}\n{}", pointed(&words, error.column)))?;
     let links = links(&args.control.control)?;
     let ended = signals().map_err(|error| miette::miette!("signals: {error}"))?;
+    let mut reader = begin(args, &words, links)?;
     let mut output = match &args.write {
-        Some(path) => Output::File(Box::new(Capture::create(path, &links)?)),
+        Some(path) => Output::File(Box::new(Capture::create(path, &reader.links)?)),
         None => Output::Lines,
     };
-    let mut reader = begin(args, &words, links)?;
+    announce(args, &reader.links);
     let mut shown = 0;
     let end = show(args, &mut reader, &mut output, &ended, &mut shown);
     let seen = reader.finish();
@@ -197,7 +198,7 @@ fn signals() -> io::Result<Arc<AtomicBool>> {
 
 fn begin(args: &Args, words: &str, links: Vec<Link>) -> miette::Result<Reader> {
     let mut request = Request::new(op::TRACE);
-    request.snap_len = if args.frames { 0 } else { args.snap };
+    request.snap_len = if args.frames { 0 } else { args.snap.unwrap_or(0) };
     request.rx_size = args.buffer << 20;
     if let Some(name) = &args.interface {
         let served = links.iter().find(|link| link.interface == *name);
@@ -208,7 +209,7 @@ fn begin(args: &Args, words: &str, links: Vec<Link>) -> miette::Result<Reader> {
     }
     let filter = written(words).map_err(|error| miette::miette!("a file in memory: {error}"))?;
     let fds = control::request(&args.control.control, &request, Some(filter.as_fd()))?;
-    Reader::new(fds, links, if args.frames { args.snap as usize } else { 0 })
+    Reader::new(fds, links, if args.frames { args.snap.unwrap_or(0) as usize } else { 0 })
         .map_err(|error| miette::miette!("the memory of the trace: {error}"))
 }
 
@@ -251,6 +252,13 @@ fn links(path: &Path) -> miette::Result<Vec<Link>> {
 /// The filter with a mark under a column of it.
 fn pointed(words: &str, column: usize) -> String {
     format!("  {words}\n  {:>column$}", "^")
+}
+
+/// Says, on the standard error, that packets are seen from now on.
+fn announce(args: &Args, links: &[Link]) {
+    let wanted = |link: &&Link| args.interface.as_ref().is_none_or(|name| *name == link.interface);
+    let links = links.iter().filter(wanted).map(|link| format!("{} ({})", link.interface, link.description));
+    eprintln!("tracing {}", links.collect::<Vec<_>>().join("; "));
 }
 
 fn summarise(links: &[Link], seen: &[freena_shm_abi::trace::Seen], shown: u64) {

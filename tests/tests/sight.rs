@@ -1,0 +1,264 @@
+//! Seeing what the fast path carries: traces, metrics, the live view.
+
+use freena_tests::binaries;
+use freena_tests::lab::{FAR4, Lab, NEAR4, Server, number};
+use freena_tests::netns::privileged;
+use freena_tests::program::{PATIENCE, Program, output};
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
+use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption;
+use pcap_file::pcapng::{Block, PcapNgReader};
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// `freena WORDS --control ...`, on the near host.
+fn freena(lab: &Lab, server: &Server, words: &str) -> Command {
+    let mut command = lab.near(binaries::freena("freena"));
+    let mut words = words.split_whitespace();
+    command.args(words.next()).arg("--control").arg(&server.control).args(words);
+    command
+}
+
+/// Starts `freena trace WORDS` and waits until it sees packets.
+fn trace(lab: &Lab, server: &Server, words: &str) -> Program {
+    let mut program = Program::start(freena(lab, server, &format!("trace {words}")));
+    wait_for("a trace that has begun", || program.errors().contains("tracing near") || !program.is_running());
+    assert!(program.is_running(), "{}", program.errors());
+    program
+}
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Echo server on the near host under freena, and a program of the far host's kernel that asks it.
+fn echo(lab: &Lab, server: &Server) -> (Program, Program, u16, u16) {
+    let mut echo = server.script("echo.py", &[&NEAR4, &0]);
+    let port: u16 = echo.expect("ready").parse().expect("a port");
+    let mut ask = lab.far_script("ask.py", &[&NEAR4, &port, &"connected"]);
+    let own_port: u16 = ask.expect("ready").parse().expect("a port");
+    (echo, ask, port, own_port)
+}
+
+fn exchange(ask: &mut Program, size: usize) {
+    ask.tell(&size.to_string());
+    assert_eq!(ask.line(), format!("ok {size}"));
+}
+
+/// Packets of a capture, and what it says of packets that matched and were lost.
+struct Read {
+    packets: Vec<(bool, Vec<u8>, u32)>,
+    matched: u64,
+    lost: u64,
+}
+
+fn read(path: &Path) -> Read {
+    let mut reader = PcapNgReader::new(File::open(path).expect("a capture")).expect("pcapng");
+    let mut read = Read { packets: Vec::new(), matched: 0, lost: 0 };
+    while let Some(block) = reader.next_block() {
+        match block.expect("a whole block") {
+            Block::EnhancedPacket(packet) => {
+                let outbound = packet.options.contains(&EnhancedPacketOption::Flags(2));
+                read.packets.push((outbound, packet.data.to_vec(), packet.original_len));
+            }
+            Block::InterfaceStatistics(statistics) => {
+                for option in statistics.options {
+                    match option {
+                        InterfaceStatisticsOption::IsbIfRecv(n) => read.matched += n,
+                        InterfaceStatisticsOption::IsbIfDrop(n) => read.lost += n,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    read
+}
+
+#[test]
+fn a_trace_holds_what_a_program_sent_and_received() {
+    privileged("a_trace_holds_what_a_program_sent_and_received", || {
+        let lab = Lab::new();
+        let server = lab.near_server();
+        let (_echo, mut ask, port, own_port) = echo(&lab, &server);
+        exchange(&mut ask, 1);
+        let file = lab.path("trace.pcapng");
+        let words = format!("--write {} --count 6 udp port {port} and host {FAR4}", file.display());
+        let mut trace = trace(&lab, &server, &words);
+        for size in [9, 200, 1400] {
+            exchange(&mut ask, size);
+        }
+        trace.succeed();
+        let Read { packets, matched, lost } = read(&file);
+        assert_eq!((packets.len(), matched, lost), (6, 6, 0));
+        for (pair, size) in packets.chunks(2).zip([9, 200, 1400]) {
+            for ((outbound, data, original), expected) in pair.iter().zip([false, true]) {
+                assert_eq!((*outbound, data.len(), *original as usize), (expected, 42 + size, 42 + size));
+                let ports =
+                    [u16::from_be_bytes([data[34], data[35]]), u16::from_be_bytes([data[36], data[37]])];
+                assert_eq!(ports, if *outbound { [port, own_port] } else { [own_port, port] });
+                let byte = |index: usize| ((index * 31 + size) % 251) as u8;
+                assert!((0..size).all(|index| data[42 + index] == byte(index)), "payload of {size} bytes");
+            }
+        }
+        dissect(&file, 6);
+    });
+}
+
+/// Has Wireshark's dissector read the file, where it is installed.
+fn dissect(file: &Path, packets: usize) {
+    let Some(tshark) = binaries::installed("tshark") else { return };
+    let mut command = Command::new(tshark);
+    command.args(["-n", "-T", "fields", "-e", "ip.proto", "-e", "frame.interface_name", "-r"]).arg(file);
+    let output = output(command);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(text.lines().filter(|line| *line == "17\tnear").count(), packets, "{text}");
+}
+
+#[test]
+fn lines_and_filters() {
+    privileged("lines_and_filters", || {
+        let lab = Lab::new();
+        let server = lab.near_server();
+        let (_echo, mut ask, port, own_port) = echo(&lab, &server);
+        let mut both = trace(&lab, &server, "--interface near");
+        let mut out = trace(&lab, &server, &format!("--count 1 --snap 64 outbound and src port {port}"));
+        let mut other = trace(&lab, &server, &format!("not (port {port} or tcp)"));
+        exchange(&mut ask, 300);
+        let line = both.line();
+        let told = format!("near In  IP {FAR4}.{own_port} > {NEAR4}.{port}: UDP, length 300");
+        assert!(line.ends_with(&told), "{line}");
+        let line = both.line();
+        assert!(line.contains(&format!("near Out IP {NEAR4}.{port} > {FAR4}.{own_port}: UDP")), "{line}");
+        let line = out.line();
+        assert!(line.ends_with("UDP, 64 of 342 bytes"), "{line}");
+        out.succeed();
+        other.signal(libc::SIGINT);
+        assert_eq!(other.succeed(), "");
+        both.signal(libc::SIGTERM);
+        both.succeed();
+        assert!(both.errors().contains("2 packets shown, 2 matched the filter, 0 lost"), "{}", both.errors());
+
+        for (words, said) in [
+            ("port http", "column 6: found `http`, expected a port from 0 to 65535"),
+            ("(udp", "column 5: found the end, expected and, or, or )"),
+            ("--interface lo", "found interface `lo`, expected one that is served: near"),
+        ] {
+            let output = output(freena(&lab, &server, &format!("trace {words}")));
+            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success() && errors.contains(said), "{words}: {errors}");
+        }
+    });
+}
+
+#[test]
+fn super_packets_are_whole_or_cut() {
+    privileged("super_packets_are_whole_or_cut", || {
+        let lab = Lab::new();
+        let server = lab.near_server();
+        let files = [lab.path("whole.pcapng"), lab.path("cut.pcapng")];
+        let mut whole = trace(&lab, &server, &format!("--write {} outbound and udp", files[0].display()));
+        let mut cut = trace(&lab, &server, &format!("--write {} --frames outbound and udp", files[1].display()));
+        // A steady stream: the server finds rows of datagrams to send.
+        let mut sink = lab.far(binaries::python());
+        sink.args(["-c", "import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('10.0.0.2', 7000)); print('ready', flush=True); input()"]);
+        let mut sink = Program::start(sink);
+        sink.expect("ready");
+        let mut send = server.run(binaries::python());
+        send.args(["-c", "import socket\ns=socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.connect(('10.0.0.2', 7000))\nfor i in range(20000): s.send(bytes(500))"]);
+        Program::start(send).succeed();
+        server.wait_until("all is sent", |status| status["sockets"].as_array().is_some_and(Vec::is_empty));
+        for trace in [&mut whole, &mut cut] {
+            trace.signal(libc::SIGINT);
+            trace.succeed();
+        }
+        let (whole, cut) = (read(&files[0]), read(&files[1]));
+        assert_eq!((whole.lost, cut.lost), (0, 0));
+        let long = whole.packets.iter().filter(|(_, data, _)| data.len() > 542).count();
+        assert!(long > 0, "no super-packet among {}", whole.packets.len());
+        let payload: usize = whole.packets.iter().map(|(_, data, _)| data.len() - 42).sum();
+        // How many depends: the first datagrams go by the kernel, until it has resolved the neighbour.
+        assert!(payload.is_multiple_of(500), "{payload} bytes");
+        assert_eq!(cut.packets.len() * 500, payload);
+        for (_, data, original) in &cut.packets {
+            assert_eq!((data.len(), *original), (542, 542));
+            let packet = freena_wire::parse_frame(data).expect("a right IP header");
+            let view = freena_wire::udp::Header::parse(packet.payload).expect("UDP");
+            assert_eq!(view.verify(packet.src, packet.dst), Ok(freena_wire::udp::Verdict::Right));
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_stops_costs_packets_of_the_trace_only() {
+    privileged("a_reader_that_stops_costs_packets_of_the_trace_only", || {
+        let lab = Lab::new();
+        let server = lab.near_server();
+        let (_echo, mut ask, port, _) = echo(&lab, &server);
+        let file = lab.path("stopped.pcapng");
+        let mut trace = trace(&lab, &server, &format!("--buffer 1 --write {} port {port}", file.display()));
+        trace.signal(libc::SIGSTOP);
+        for _ in 0..1200 {
+            exchange(&mut ask, 1400);
+        }
+        assert_eq!(number(&server.socket(port), "rx_dropped"), 0);
+        trace.signal(libc::SIGCONT);
+        trace.signal(libc::SIGINT);
+        trace.succeed();
+        let Read { packets, matched, lost } = read(&file);
+        assert_eq!(matched, 2400);
+        assert!(lost > 0 && !packets.is_empty(), "{} packets, {lost} lost", packets.len());
+        assert_eq!(packets.len() as u64 + lost, matched);
+        assert!(trace.errors().contains(&format!("{lost} of {matched} lost")), "{}", trace.errors());
+    });
+}
+
+#[test]
+fn who_may_not_trace_and_what_remains_of_one() {
+    privileged("who_may_not_trace_and_what_remains_of_one", || {
+        let lab = Lab::new();
+        let mut server = lab.near_server();
+        // A folder that everybody can reach.
+        let folder = lab.path("open");
+        fs::create_dir(&folder).expect("a folder");
+        for open in [folder.parent().expect("the lab's"), &folder] {
+            fs::set_permissions(open, fs::Permissions::from_mode(0o755)).expect("its owner");
+        }
+        let program = folder.join("freena");
+        fs::copy(binaries::freena("freena"), &program).expect("a copy");
+        let mut command = lab.near("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+        let output = output({
+            command.args(["trace", "--seconds", "1", "--control"]).arg(&server.control);
+            command
+        });
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && errors.contains("user 65534 may not trace"), "{errors}");
+
+        // Traces are counted, and one that is killed makes room.
+        let mut traces: Vec<Program> = (0..8).map(|_| trace(&lab, &server, "udp")).collect();
+        let refused = freena_tests::program::output(freena(&lab, &server, "trace udp"));
+        let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && errors.contains("8 traces are running"), "{errors}");
+        traces.pop().expect("eight").kill();
+        wait_for("room for a trace", || {
+            let mut next = Program::start(freena(&lab, &server, "trace --seconds 0.01"));
+            next.wait().success()
+        });
+        // The server ends: so do they, and say so.
+        server.stop();
+        for mut trace in traces {
+            assert!(!trace.wait().success());
+            assert!(trace.errors().contains("freena-stack has ended"), "{}", trace.errors());
+        }
+    });
+}
