@@ -167,7 +167,8 @@ fn super_packets_are_whole_or_cut() {
         let server = lab.near_server();
         let files = [lab.path("whole.pcapng"), lab.path("cut.pcapng")];
         let mut whole = trace(&lab, &server, &format!("--write {} outbound and udp", files[0].display()));
-        let mut cut = trace(&lab, &server, &format!("--write {} --frames outbound and udp", files[1].display()));
+        let mut cut =
+            trace(&lab, &server, &format!("--write {} --frames outbound and udp", files[1].display()));
         // A steady stream: the server finds rows of datagrams to send.
         let mut sink = lab.far(binaries::python());
         sink.args(["-c", "import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('10.0.0.2', 7000)); print('ready', flush=True); input()"]);

@@ -231,6 +231,12 @@ mod tests {
     }
 
     proptest! {
+        // Miri interprets, and has no file for failures.
+        #![proptest_config(ProptestConfig {
+            cases: if cfg!(miri) { 6 } else { 512 },
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
         #[test]
         fn bytes_come_out_as_they_went_in(steps in prop::collection::vec((any::<bool>(), 0usize..80), 1..200)) {
             let mut ring = Ring::new();
