@@ -1,14 +1,18 @@
 //! Seeing what the fast path carries: traces, metrics, the live view.
 
 use freena_tests::binaries;
-use freena_tests::lab::{FAR4, Lab, NEAR4, Server, number};
+use freena_tests::lab::{self, FAR4, Lab, NEAR4, Server, number};
 use freena_tests::netns::privileged;
 use freena_tests::program::{PATIENCE, Program, output};
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
+use serde_json::Value;
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -261,5 +265,157 @@ fn who_may_not_trace_and_what_remains_of_one() {
             assert!(!trace.wait().success());
             assert!(trace.errors().contains("freena-stack has ended"), "{}", trace.errors());
         }
+    });
+}
+
+/// A document of metrics, read by the rules of the text format.
+struct Metrics {
+    /// Sample with its labels as they are written, and value.
+    samples: Vec<(String, f64)>,
+}
+
+impl Metrics {
+    /// Reads and checks: HELP and TYPE before the samples of each family, names, labels, numbers, no sample twice.
+    fn read(text: &str) -> Metrics {
+        let is_name = |name: &str| {
+            !name.is_empty()
+                && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+                && !name.as_bytes()[0].is_ascii_digit()
+        };
+        let (mut families, mut samples) = (Vec::<(&str, &str)>::new(), Vec::<(String, f64)>::new());
+        let mut helped = "";
+        assert!(text.ends_with('\n'));
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (name, help) = rest.split_once(' ').expect("words of help");
+                assert!(!help.is_empty() && is_name(name), "{line}");
+                assert!(families.iter().all(|(family, _)| *family != name), "{name} comes twice");
+                helped = name;
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').expect("a type");
+                assert_eq!(name, helped, "{line}");
+                assert!(matches!(kind, "counter" | "gauge"), "{line}");
+                assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+                families.push((name, kind));
+            } else {
+                let (sample, value) = line.rsplit_once(' ').expect("a value");
+                let (name, labels) = sample.split_once('{').unwrap_or((sample, "}"));
+                assert_eq!(families.last().map(|(family, _)| *family), Some(name), "{line}");
+                let labels = labels.strip_suffix('}').expect("an end of the labels");
+                for label in labels.split("\",").filter(|label| !label.is_empty()) {
+                    let (label, words) = label.split_once("=\"").unwrap_or_else(|| panic!("{line}"));
+                    assert!(is_name(label) && !words.contains('\n'), "{line}");
+                }
+                assert!(samples.iter().all(|(other, _)| other != sample), "{sample} comes twice");
+                samples.push((sample.to_owned(), value.parse().unwrap_or_else(|_| panic!("{line}"))));
+            }
+        }
+        assert!(families.len() > 20 && samples.len() > families.len());
+        Metrics { samples }
+    }
+
+    fn get(&self, sample: &str) -> f64 {
+        let found = self.samples.iter().find(|(name, _)| name == sample);
+        found.unwrap_or_else(|| panic!("no {sample} in {:?}", self.samples)).1
+    }
+}
+
+/// Sends `request` and reads to the end.
+fn talk(mut stream: impl Read + Write, request: &str) -> String {
+    stream.write_all(request.as_bytes()).expect("a request is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+fn body(answer: &str) -> &str {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {answer}"));
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(head.contains("Content-Type: text/plain; version=0.0.4"), "{head}");
+    assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
+    body
+}
+
+#[test]
+fn metrics_by_http_and_by_command() {
+    privileged("metrics_by_http_and_by_command", || {
+        let lab = Lab::new();
+        let server = lab.near_server_with(&["--metrics", "0"]);
+        let address = server.ready.rsplit_once("metrics on ").expect("an address").1.to_owned();
+        assert!(address.starts_with("127.0.0.1:"), "{address}");
+        let connect = || {
+            let stream = lab.pair.near.run(|| TcpStream::connect(&address).expect("a connection"));
+            stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
+            stream
+        };
+        let (mut echo, mut ask, port, _) = echo(&lab, &server);
+        for _ in 0..10 {
+            exchange(&mut ask, 100);
+        }
+        let scrape = || Metrics::read(body(&talk(connect(), "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")));
+        let metrics = scrape();
+        let socket = server.socket(port);
+        let received = "freena_socket_datagrams_total{direction=\"receive\",path=\"fast\"}";
+        assert_eq!(metrics.get("freena_sockets"), 1.0);
+        assert_eq!(metrics.get(received) as u64, number(&socket, "rx_datagrams"));
+        assert!(metrics.get("freena_link_receive_frames_total{interface=\"near\",queue=\"0\"}") >= 10.0);
+        assert!(metrics.get("freena_worker_cpu_seconds_total{worker=\"0\"}") > 0.0);
+        // What a socket counted is not forgotten with it.
+        echo.kill();
+        server.wait_until("the socket is gone", |status| {
+            status["sockets"].as_array().is_some_and(Vec::is_empty)
+        });
+        let after = scrape();
+        assert_eq!(after.get("freena_sockets"), 0.0);
+        assert!(after.get(received) >= metrics.get(received));
+
+        let output = output(freena(&lab, &server, "status --metrics"));
+        Metrics::read(&String::from_utf8_lossy(&output.stdout));
+
+        // One that says nothing holds up nobody.
+        let silent: Vec<TcpStream> = (0..4).map(|_| connect()).collect();
+        scrape();
+        drop(silent);
+        for (request, code) in [
+            ("GET / HTTP/1.1\r\n\r\n", "404"),
+            ("POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", "405"),
+            ("nonsense\r\n\r\n", "400"),
+        ] {
+            let answer = talk(connect(), request);
+            assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{request}: {answer}");
+        }
+        let long = format!("GET /metrics HTTP/1.1\r\nX: {}", "x".repeat(9000));
+        assert!(talk(connect(), &long).starts_with("HTTP/1.1 431 "));
+        if let Some(curl) = binaries::installed("curl") {
+            let mut command = lab.near(curl);
+            command.args(["--silent", "--fail", &format!("http://{address}/metrics")]);
+            let output = freena_tests::program::output(command);
+            assert!(output.status.success(), "{output:?}");
+            Metrics::read(&String::from_utf8_lossy(&output.stdout));
+        }
+    });
+}
+
+#[test]
+fn metrics_on_a_unix_socket_and_a_structured_log() {
+    privileged("metrics_on_a_unix_socket_and_a_structured_log", || {
+        let lab = Lab::new();
+        let path = lab.path("metrics");
+        let word = format!("unix:{}", path.display());
+        // Left behind by a server that was killed.
+        drop(UnixListener::bind(&path).expect("a socket"));
+        let mut command = lab::command(&lab.pair.near, "near", &lab.path("near"), &["--metrics", &word]);
+        command.args(["--log-format", "json"]).env("FREENA_STACK_LOG", "info");
+        let mut server = Program::start(command);
+        server.expect("freena-stack: ready on ");
+        let stream = UnixStream::connect(&path).expect("a connection");
+        Metrics::read(body(&talk(stream, "GET /metrics HTTP/1.0\r\n\r\n")));
+        server.signal(libc::SIGTERM);
+        server.succeed();
+        assert!(!path.exists(), "the socket goes with the server");
+        let log = server.errors();
+        let events: Vec<Value> =
+            log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect();
+        assert!(events.iter().any(|event| event["message"] == "ending" && event["level"] == "INFO"), "{log}");
     });
 }

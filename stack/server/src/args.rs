@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::metrics::Address;
 use crate::worker::PollMode;
 use clap::{Parser, ValueEnum};
 use freena_shm_abi::control::{DEFAULT_PATH, ENV_CONTROL};
@@ -48,6 +49,23 @@ pub struct Args {
     /// Write what the links carry to a pcapng file
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+
+    /// Serve metrics for Prometheus by HTTP: a port of the loopback, an address and port, or a Unix socket
+    #[arg(long, value_name = "[ADDR:]PORT|unix:PATH")]
+    pub metrics: Option<Address>,
+
+    /// Form of the log, which FREENA_STACK_LOG selects, on the standard error
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A line for people
+    Text,
+    /// A JSON object in each line
+    Json,
 }
 
 /// `--link`.

@@ -7,16 +7,18 @@ mod args;
 mod control;
 mod cores;
 mod links;
+mod metrics;
 mod mirror;
 mod socket;
 mod steering;
 mod sys;
 mod worker;
 
-use args::Args;
+use args::{Args, LogFormat};
 use clap::Parser;
 use control::{Control, LinkName, Listener, Setup, WorkerHandle};
 use freena_link_middleware::{Place, Tap, Watchers};
+use metrics::Metrics;
 use mirror::Mirror;
 use std::error::Error;
 use std::os::fd::OwnedFd;
@@ -31,7 +33,11 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("FREENA_STACK_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
     match serve(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -83,9 +89,22 @@ fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     }
     drop(choice);
     let events = (event_queue, event_bell);
+    let metrics_address = args.metrics.clone();
     let taps = (links.into(), watchers);
-    let control = Control::new(Setup { args, listener, interfaces, network, workers, taps, events, signal })?;
-    println!("{ready}");
+    let mut control =
+        Control::new(Setup { args, listener, interfaces, network, workers, taps, events, signal })?;
+    let metrics = match metrics_address {
+        Some(address) => {
+            let (ours, theirs) = sys::seqpacket_pair()?;
+            control.connect(ours)?;
+            Some(Metrics::serve(&address, theirs)?)
+        }
+        None => None,
+    };
+    match &metrics {
+        Some(metrics) => println!("{ready}, metrics on {}", metrics.address),
+        None => println!("{ready}"),
+    }
     // Fails where systemd did not start this process: nobody waits for it then.
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     control.run()?;

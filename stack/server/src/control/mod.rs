@@ -6,6 +6,7 @@
 
 mod client;
 mod listener;
+mod metrics;
 mod ownership;
 mod policy;
 mod requests;
@@ -137,6 +138,7 @@ pub struct Control {
     shared: SharedPage,
     too_big: TooBig,
     traces: Traces,
+    closed: metrics::Closed,
     netns: u64,
     boot_id: u64,
 }
@@ -157,6 +159,7 @@ impl Control {
         let control = Control {
             too_big: TooBig::listen(&epoll)?,
             traces: Traces::new(taps.1, taps.0),
+            closed: metrics::Closed::default(),
             epoll,
             clients: HashMap::new(),
             next_client: token::CLIENTS,
@@ -175,6 +178,19 @@ impl Control {
             _signal: signal,
         };
         Ok(control)
+    }
+
+    /// Takes a connection that was not accepted but made by this process, for its own use.
+    ///
+    /// # Errors
+    /// No descriptors or memory.
+    pub fn connect(&mut self, fd: OwnedFd) -> io::Result<()> {
+        let token = self.next_client;
+        self.next_client += 1;
+        self.epoll.add(fd.as_raw_fd(), libc::EPOLLIN, token)?;
+        let credentials = sys::credentials(&fd)?;
+        self.clients.insert(token, Client::new(fd, credentials, true));
+        Ok(())
     }
 
     /// Serves until a signal asks to end.

@@ -45,6 +45,7 @@ impl Control {
                 op::ROUTE => Ok(self.route(&request)),
                 op::SYNC => Ok(self.sync()),
                 op::STATUS => self.status(),
+                op::METRICS => self.metrics(),
                 op::TRACE => self.trace(client, &request, fd().ok()),
                 other => Err((libc::EOPNOTSUPP, format!("unknown request {other}"))),
             }
@@ -330,6 +331,7 @@ impl Control {
     /// The last descriptor of a socket is closed.
     pub(super) fn close_socket(&mut self, key: SocketKey) {
         let Some(entry) = self.sockets.remove(key) else { return };
+        self.closed.add(&entry.socket.stats);
         for key in &entry.keys {
             self.ownership.give(*key, &self.interfaces);
         }

@@ -37,6 +37,8 @@ struct WorkerStatus {
     core: Option<usize>,
     turns: u64,
     sleeps: u64,
+    busy_turns: u64,
+    cpu_seconds: f64,
     malformed_frames: u64,
     udp: BTreeMap<&'static str, u64>,
     /// Fragments, in and out.
@@ -137,7 +139,7 @@ impl Control {
     }
 
     /// Asks all workers; those that do not answer in time are missing.
-    fn reports(&self) -> Vec<Option<Report>> {
+    pub(super) fn reports(&self) -> Vec<Option<Report>> {
         let deadline = Instant::now() + REPORT_LIMIT;
         let waiting: Vec<_> = self
             .workers
@@ -178,6 +180,8 @@ fn worker((index, report): (usize, Report)) -> WorkerStatus {
         core: report.core,
         turns: report.turns,
         sleeps: report.sleeps,
+        busy_turns: report.busy_turns,
+        cpu_seconds: report.cpu.as_secs_f64(),
         malformed_frames: report.malformed,
         udp: BTreeMap::from([
             ("delivered", udp.delivered),

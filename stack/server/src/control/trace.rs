@@ -52,6 +52,11 @@ impl Traces {
     pub(super) fn new(watchers: Arc<Watchers>, links: Arc<[LinkName]>) -> Self {
         Traces { watchers, links, running: HashMap::new(), next: token::TRACES }
     }
+
+    /// How many are running.
+    pub(super) fn count(&self) -> usize {
+        self.running.len()
+    }
 }
 
 /// One of them.

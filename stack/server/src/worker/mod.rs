@@ -95,6 +95,10 @@ pub struct Report {
     pub turns: u64,
     /// Times it slept.
     pub sleeps: u64,
+    /// Turns with something to do.
+    pub busy_turns: u64,
+    /// CPU time of its thread.
+    pub cpu: Duration,
 }
 
 /// A link and what is known of its interface.
@@ -160,6 +164,7 @@ pub struct Worker {
     now: Instant,
     malformed: u64,
     turns: u64,
+    busy_turns: u64,
     sleeps: u64,
     /// Whether a program reads more slowly than its ring fills.
     pressed: bool,
@@ -191,6 +196,7 @@ impl Worker {
             now: Instant::now(),
             malformed: 0,
             turns: 0,
+            busy_turns: 0,
             sleeps: 0,
             pressed: false,
             stopping: false,
@@ -213,6 +219,7 @@ impl Worker {
             self.turns += 1;
             let work = self.receive_all() + self.transmit_all();
             if work > 0 {
+                self.busy_turns += 1;
                 idle.worked(self.now);
                 if mem::take(&mut self.pressed) {
                     idle.give_way();
@@ -507,6 +514,8 @@ impl Worker {
             malformed: self.malformed,
             turns: self.turns,
             sleeps: self.sleeps,
+            busy_turns: self.busy_turns,
+            cpu: sys::thread_cpu_time(),
         }
     }
 }
