@@ -57,15 +57,15 @@ fn exchange(ask: &mut Program, size: usize) {
 }
 
 /// Packets of a capture, and what it says of packets that matched and were lost.
-struct Read {
+struct Capture {
     packets: Vec<(bool, Vec<u8>, u32)>,
     matched: u64,
     lost: u64,
 }
 
-fn read(path: &Path) -> Read {
+fn read(path: &Path) -> Capture {
     let mut reader = PcapNgReader::new(File::open(path).expect("a capture")).expect("pcapng");
-    let mut read = Read { packets: Vec::new(), matched: 0, lost: 0 };
+    let mut read = Capture { packets: Vec::new(), matched: 0, lost: 0 };
     while let Some(block) = reader.next_block() {
         match block.expect("a whole block") {
             Block::EnhancedPacket(packet) => {
@@ -101,7 +101,7 @@ fn a_trace_holds_what_a_program_sent_and_received() {
             exchange(&mut ask, size);
         }
         trace.succeed();
-        let Read { packets, matched, lost } = read(&file);
+        let Capture { packets, matched, lost } = read(&file);
         assert_eq!((packets.len(), matched, lost), (6, 6, 0));
         for (pair, size) in packets.chunks(2).zip([9, 200, 1400]) {
             for ((outbound, data, original), expected) in pair.iter().zip([false, true]) {
@@ -219,7 +219,7 @@ fn a_reader_that_stops_costs_packets_of_the_trace_only() {
         trace.signal(libc::SIGCONT);
         trace.signal(libc::SIGINT);
         trace.succeed();
-        let Read { packets, matched, lost } = read(&file);
+        let Capture { packets, matched, lost } = read(&file);
         assert_eq!(matched, 2400);
         assert!(lost > 0 && !packets.is_empty(), "{} packets, {lost} lost", packets.len());
         assert_eq!(packets.len() as u64 + lost, matched);
