@@ -23,6 +23,8 @@ pub enum Header {
     Authentication,
     /// UDP (RFC 768).
     Udp,
+    /// TCP (RFC 9293).
+    Tcp,
     /// ICMP (RFC 792).
     Icmp,
     /// ICMPv6 (RFC 4443).
@@ -41,6 +43,7 @@ impl fmt::Display for Header {
             Header::Fragment => "IPv6 fragment",
             Header::Authentication => "authentication",
             Header::Udp => "UDP",
+            Header::Tcp => "TCP",
             Header::Icmp => "ICMP",
             Header::Icmpv6 => "ICMPv6",
         })

@@ -19,6 +19,7 @@ pub mod ipv4;
 pub mod ipv6;
 mod packet;
 pub mod segment;
+pub mod tcp;
 pub mod udp;
 
 pub use checksum::Sum;
