@@ -13,6 +13,19 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod congestion;
+mod connection;
+mod engine;
+mod env;
+mod half_open;
+mod isn;
+mod listen;
+mod recovery;
+mod segment;
+mod siphash;
+mod slab;
+mod timer;
+mod timewait;
 
 pub use api::{
     Congestion, ConnectError, Driver, Drop, Event, Failure, Flow, Handle, IcmpError, Info, ListenerKey,
@@ -20,7 +33,10 @@ pub use api::{
 };
 
 /// All connections and listeners of one worker.
-pub struct Tcp {}
+#[derive(Debug)]
+pub struct Tcp {
+    engine: engine::Engine,
+}
 
 use freena_stack_api::RxChecksum;
 use freena_wire::Packet;
@@ -39,20 +55,22 @@ pub struct Config {
     pub max_time_wait: usize,
 }
 
-#[allow(unused_variables, reason = "to be implemented")]
 impl Tcp {
     /// An engine without connections.
     pub fn new(config: Config) -> Self {
-        unimplemented!()
+        Tcp { engine: engine::Engine::new(config) }
     }
+
     /// Starts listening, or changes how a listener listens.
     pub fn listen(&mut self, key: ListenerKey, listening: Listening) {
-        unimplemented!()
+        self.engine.listeners.insert(key, listening);
     }
+
     /// Stops listening: half-open connections of the listener are forgotten, established ones live on.
     pub fn unlisten(&mut self, key: ListenerKey) {
-        unimplemented!()
+        self.engine.unlisten(key);
     }
+
     /// Begins a handshake. `receive_buffer`: size of the receive buffer in bytes.
     pub fn connect(
         &mut self,
@@ -62,8 +80,9 @@ impl Tcp {
         receive_buffer: u64,
         options: &Options,
     ) -> Result<Handle, ConnectError> {
-        unimplemented!()
+        self.engine.connect(now, flow, path, receive_buffer, options)
     }
+
     /// A packet of this protocol that is no fragment. `segment`: payload bytes per segment of a super-packet, or 0.
     pub fn handle_packet(
         &mut self,
@@ -74,84 +93,104 @@ impl Tcp {
         ifindex: u32,
         driver: &mut dyn Driver,
     ) -> Result<(), Drop> {
-        unimplemented!()
+        let result = self.engine.packet(now, packet, checksum, segment, ifindex, driver);
+        result.inspect_err(|drop| self.engine.count(*drop))
     }
+
     /// Whether a packet with these addresses would be for a connection or a listener of this engine (the flow as this host sees it).
     pub fn knows(&self, flow: &Flow) -> bool {
-        unimplemented!()
+        self.engine.knows(flow)
     }
+
     /// Time has passed: to be called when [`Tcp::poll_timeout`] is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        unimplemented!()
+        self.engine.handle_timeout(now);
     }
+
     /// An ICMP error that quotes a segment of ours with this sequence number.
     pub fn handle_icmp(&mut self, now: Instant, flow: &Flow, sequence: u32, error: IcmpError) {
-        unimplemented!()
+        self.engine.icmp(now, flow, sequence, error);
     }
+
     /// The way to a peer has changed (a route, or a path MTU that a router told).
     pub fn set_path(&mut self, now: Instant, connection: Handle, path: Path) {
-        unimplemented!()
+        self.engine.with(now, connection, |it, env| it.set_path(env.now, path));
     }
+
     /// The program has written the bytes before `position`.
     pub fn written(&mut self, now: Instant, connection: Handle, position: u64) -> Result<(), Refused> {
-        unimplemented!()
+        self.engine.with(now, connection, |it, _| it.written(position)).unwrap_or(Err(Refused::Over))
     }
+
     /// The byte before `position` is urgent.
     pub fn urgent(&mut self, now: Instant, connection: Handle, position: u64) {
-        unimplemented!()
+        self.engine.with(now, connection, |it, _| it.urgent(position));
     }
+
     /// The program has read the bytes before `position`: the window may open.
     pub fn read(&mut self, now: Instant, connection: Handle, position: u64) {
-        unimplemented!()
+        self.engine.with(now, connection, |it, _| it.read(position));
     }
+
     /// Whether reading would open a window that the peer waits for (or will soon): then [`Tcp::read`] must be called
     /// promptly, otherwise with the next occasion.
     pub fn wants_read(&self, connection: Handle) -> bool {
-        unimplemented!()
+        self.engine.connection(connection).is_some_and(|it| it.wants_read())
     }
+
     /// Ends the own direction behind what was written (`SHUT_WR`).
     pub fn shutdown(&mut self, now: Instant, connection: Handle) {
-        unimplemented!()
+        self.engine.with(now, connection, |it, _| it.shutdown());
     }
+
     /// The program has closed its last descriptor. What was written is still sent; received bytes that were not read, or
     /// arrive later, reset the connection (RFC 1122 section 4.2.2.13; RFC 2525 section 2.17).
     pub fn close(&mut self, now: Instant, connection: Handle, unread: bool) {
-        unimplemented!()
+        self.engine.with(now, connection, |it, env| it.close(env, unread));
     }
+
     /// Resets the connection.
     pub fn abort(&mut self, now: Instant, connection: Handle) {
-        unimplemented!()
+        self.engine.with(now, connection, |it, env| it.abort(env));
     }
+
     /// Applies socket options.
     pub fn set_options(&mut self, now: Instant, connection: Handle, options: &Options) {
-        unimplemented!()
+        self.engine.with(now, connection, |it, env| it.set_options(env.now, options));
     }
+
     /// What has happened.
     pub fn poll_event(&mut self) -> Option<Event> {
-        unimplemented!()
+        self.engine.poll_event()
     }
+
     /// What is to be sent now.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
-        unimplemented!()
+        self.engine.poll_transmit(now)
     }
+
     /// When [`Tcp::handle_timeout`] is to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        unimplemented!()
+        self.engine.poll_timeout()
     }
+
     /// The state of a connection.
     pub fn state(&self, connection: Handle) -> Option<State> {
-        unimplemented!()
+        self.engine.connection(connection).map(|it| it.state)
     }
+
     /// End of what was sent at least once.
     pub fn sent(&self, connection: Handle) -> u64 {
-        unimplemented!()
+        self.engine.connection(connection).map_or(0, |it| it.sent())
     }
+
     /// Figures of a connection.
     pub fn info(&self, connection: Handle) -> Option<Info> {
-        unimplemented!()
+        self.engine.connection(connection).map(|it| it.info())
     }
+
     /// Counters.
     pub fn stats(&self) -> Stats {
-        unimplemented!()
+        self.engine.stats()
     }
 }

@@ -1,0 +1,62 @@
+//! The deadlines of all connections, in one ordered set.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+/// Whose deadline it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Owner {
+    /// A connection, by slab index.
+    Connection(u32),
+    /// A half-open one, by slab index.
+    HalfOpen(u32),
+}
+
+/// Deadlines, the earliest first. Each owner has at most one entry, kept beside its other state.
+///
+/// An entry may be earlier than what its owner waits for: a time-out that is pushed back by every acknowledgement costs
+/// nothing until the first of these moments comes, and is entered anew then.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    entries: BTreeSet<(Instant, Owner)>,
+}
+
+impl Timers {
+    /// Sees to it that `owner` is woken at `deadline` or earlier. `queued` is the owner's entry.
+    #[inline]
+    pub(crate) fn schedule(&mut self, owner: Owner, queued: &mut Option<Instant>, deadline: Option<Instant>) {
+        let Some(deadline) = deadline else { return };
+        match *queued {
+            Some(at) if at <= deadline => return,
+            Some(at) => {
+                self.entries.remove(&(at, owner));
+            }
+            None => {}
+        }
+        self.entries.insert((deadline, owner));
+        *queued = Some(deadline);
+    }
+
+    /// Forgets the owner's entry.
+    pub(crate) fn cancel(&mut self, owner: Owner, queued: &mut Option<Instant>) {
+        if let Some(at) = queued.take() {
+            self.entries.remove(&(at, owner));
+        }
+    }
+
+    /// The earliest entry.
+    #[inline]
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.entries.first().map(|(at, _)| *at)
+    }
+
+    /// Takes an entry that is due; its owner must forget it.
+    pub(crate) fn pop(&mut self, now: Instant) -> Option<Owner> {
+        let &(at, owner) = self.entries.first()?;
+        if at > now {
+            return None;
+        }
+        self.entries.pop_first();
+        Some(owner)
+    }
+}
