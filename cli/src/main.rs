@@ -8,6 +8,7 @@ mod program;
 mod run;
 mod settings;
 mod status;
+mod top;
 mod trace;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +30,8 @@ enum Command {
     Run(run::Args),
     /// Show links, queues and sockets: where data goes, and why
     Status(status::Args),
+    /// Follow links, polling threads and sockets live
+    Top(top::Args),
     /// Show the packets that the fast path carries, or write them to a pcapng file
     Trace(trace::Args),
     /// Validate a configuration file
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => measure::bench(&args),

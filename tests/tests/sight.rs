@@ -419,3 +419,63 @@ fn metrics_on_a_unix_socket_and_a_structured_log() {
         assert!(events.iter().any(|event| event["message"] == "ending" && event["level"] == "INFO"), "{log}");
     });
 }
+
+#[test]
+fn top_for_scripts() {
+    privileged("top_for_scripts", || {
+        let lab = Lab::new();
+        let server = lab.near_server();
+        let (_echo, mut ask, port, _) = echo(&lab, &server);
+        exchange(&mut ask, 100);
+        let mut top = Program::start(freena(&lab, &server, "top --batch 2 --interval 0.5 --sort in"));
+        // The rate of a socket that is busy all the while.
+        let deadline = Instant::now() + PATIENCE;
+        while top.is_running() {
+            assert!(Instant::now() < deadline, "top does not end");
+            exchange(&mut ask, 100);
+        }
+        let text = top.succeed();
+        assert_eq!(text.lines().filter(|line| line.starts_with("LINK")).count(), 2, "{text}");
+        let local = format!("{NEAR4}:{port}");
+        let rows: Vec<&str> = text.lines().filter(|line| line.contains(&local)).collect();
+        assert_eq!(rows.len(), 2, "{text}");
+        for row in rows {
+            let columns: Vec<&str> = row.split_whitespace().collect();
+            let rate: f64 = columns[6].parse().unwrap_or_else(|_| panic!("{row}"));
+            assert!(columns[0].starts_with("python3") && rate > 0.0, "{row}");
+        }
+        let once = output(freena(&lab, &server, "top --once --interval 0.1"));
+        assert!(once.status.success());
+        let live = output(freena(&lab, &server, "top"));
+        let errors = String::from_utf8_lossy(&live.stderr).into_owned();
+        assert!(!live.status.success() && errors.contains("no terminal"), "{errors}");
+    });
+}
+
+/// On a terminal: what it draws, that a key ends it, and that the terminal is as it was.
+#[test]
+fn top_on_a_terminal() {
+    privileged("top_on_a_terminal", || {
+        let lab = Lab::new();
+        let server = lab.near_server();
+        let program = "import os, pty, sys, time, select, termios\n\
+            pid, fd = pty.fork()\n\
+            if pid == 0: os.environ['TERM'] = 'xterm'; os.execv(sys.argv[1], sys.argv[1:])\n\
+            import fcntl, struct\n\
+            fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))\n\
+            before, seen, end = termios.tcgetattr(fd), b'', time.time() + 15\n\
+            while b'POLLING' not in seen and time.time() < end: seen += os.read(fd, 65536)\n\
+            raw = termios.tcgetattr(fd)[3] & termios.ICANON == 0\n\
+            os.write(fd, b'q')\n\
+            while True:\n\
+            \x20   try: seen += os.read(fd, 65536)\n\
+            \x20   except OSError: break\n\
+            status = os.waitpid(pid, 0)[1]\n\
+            print(raw, status, seen.count(b'\\x1b[?1049h'), seen.count(b'\\x1b[?1049l'), flush=True)\n";
+        let mut command = lab.near(binaries::python());
+        command.args(["-c", program]).arg(binaries::freena("freena")).args(["top", "--control"]);
+        command.arg(&server.control);
+        // Raw while it ran; ended well; the alternate screen was entered and left.
+        assert_eq!(Program::start(command).line(), "True 0 1 1");
+    });
+}
