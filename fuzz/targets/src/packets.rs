@@ -84,6 +84,7 @@ pub fn reassembly(bytes: &[u8]) {
             l3: 14,
         };
         now += Duration::from_millis(u64::from(wait) * 100);
+        reassembler.handle_timeout(now);
         if let Ok(Some(whole)) = reassembler.handle_fragment(now, &packet) {
             assert!(whole.payload == &CONTENT[..whole.payload.len()], "put together wrongly");
             assert_eq!((whole.src, whole.dst, whole.protocol), (src, dst, UDP));
