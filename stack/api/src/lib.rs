@@ -4,6 +4,7 @@
 
 mod chunk;
 mod link;
+pub mod stream;
 
 pub use chunk::Chunk;
 pub use link::{Burst, Frame, Gso, Link, LinkInfo, LinkStats, RxChecksum};

@@ -12,7 +12,6 @@
 //!   [`Tcp::poll_timeout`].
 #![forbid(unsafe_code)]
 
-mod api;
 mod congestion;
 mod connection;
 mod engine;
@@ -20,6 +19,7 @@ mod env;
 mod half_open;
 mod isn;
 mod listen;
+mod protocol;
 mod recovery;
 mod segment;
 mod siphash;
@@ -27,7 +27,7 @@ mod slab;
 mod timer;
 mod timewait;
 
-pub use api::{
+pub use freena_stack_api::stream::{
     Congestion, ConnectError, Driver, Drop, Event, Failure, Flow, Handle, IcmpError, Info, ListenerKey,
     Listening, Options, Path, Refused, State, Stats, Transmit,
 };

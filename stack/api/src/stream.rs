@@ -1,8 +1,15 @@
-//! What the engine and whoever drives it say to each other.
+//! The boundary above: an engine of a transport protocol that carries streams of bytes, sans-IO.
+//!
+//! A stream's bytes have *positions*, counted from 0 in each direction, that never wrap. What the program has written and
+//! the peer has not acknowledged stays in the program's transmit ring, and a packet to send names its payload by position;
+//! what arrives is stored at its position in the receive ring by [`Driver::store`]. So an engine counts, and others keep
+//! the bytes.
 
+use crate::RxChecksum;
+use freena_wire::Packet;
 use std::net::IpAddr;
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The engine's name for a connection. Reused after [`Event::Released`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,7 +71,8 @@ pub enum Congestion {
     Bbr,
 }
 
-/// Socket options that the engine heeds. Names and defaults are those of tcp(7) and socket(7).
+/// Socket options, which an engine heeds as far as they mean something to it. Names and defaults are those of tcp(7) and
+/// socket(7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// `TCP_NODELAY`. Default: false, Nagle's algorithm (RFC 9293 section 3.7.4).
@@ -118,7 +126,10 @@ impl Default for Options {
     }
 }
 
-/// What the engine needs from its driver in the middle of a packet.
+/// Most bytes of a transport header: what the longest TCP header has.
+pub const MAX_HEADER: usize = 60;
+
+/// What an engine needs from its driver in the middle of a packet.
 pub trait Driver {
     /// The way to a peer, `None` where there is none by this stack: the packet is dropped then.
     fn path(&mut self, flow: &Flow) -> Option<Path>;
@@ -132,10 +143,17 @@ pub trait Driver {
     fn store(&mut self, connection: Handle, position: u64, bytes: &[u8]);
 }
 
-/// What has become of a connection: [`Tcp::poll_event`](crate::Tcp::poll_event).
+/// Where an engine reads what programs have written, if it has to (for a checksum of its own, say).
+pub trait Source {
+    /// Copies the bytes from `position` on, which the program has written and the peer has not acknowledged. `false`: they
+    /// are not there.
+    fn load(&mut self, connection: Handle, position: u64, to: &mut [u8]) -> bool;
+}
+
+/// What has become of a connection: [`Protocol::poll_event`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The handshake that [`Tcp::connect`](crate::Tcp::connect) began is complete.
+    /// The handshake that [`Protocol::connect`] began is complete.
     Connected(Handle),
     /// Bytes before `position` have arrived in order.
     Received {
@@ -167,7 +185,7 @@ pub enum Event {
     /// A soft error (RFC 1122 section 4.2.3.9), for `SO_ERROR`; the connection goes on.
     SoftError(Handle, IcmpError),
     /// The engine has forgotten the connection: its buffers are not needed any more, the handle may be reused. Comes after
-    /// [`Tcp::close`](crate::Tcp::close) or [`Tcp::abort`](crate::Tcp::abort) only.
+    /// [`Protocol::close`] or [`Protocol::abort`] only.
     Released(Handle),
 }
 
@@ -199,7 +217,7 @@ pub enum IcmpError {
     Prohibited,
 }
 
-/// Why [`Tcp::connect`](crate::Tcp::connect) refuses.
+/// Why [`Protocol::connect`] refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectError {
     /// There is a connection with these addresses and ports: `EADDRNOTAVAIL`.
@@ -208,7 +226,7 @@ pub enum ConnectError {
     Full,
 }
 
-/// Why [`Tcp::written`](crate::Tcp::written) refuses.
+/// Why [`Protocol::written`] refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// No such connection, or it is over.
@@ -234,7 +252,8 @@ pub enum Drop {
     NoPath,
 }
 
-/// States, RFC 9293 figure 5.
+/// States, by the names of RFC 9293 figure 5. An engine whose protocol has others shows those that mean the same to a
+/// program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the RFC's own names")]
 pub enum State {
@@ -250,15 +269,15 @@ pub enum State {
     Closed,
 }
 
-/// A segment to send, or several that share a header: [`Tcp::poll_transmit`](crate::Tcp::poll_transmit).
+/// A packet to send, or several that share a header: [`Protocol::poll_transmit`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
     /// Whose payload it carries, `None` for answers that belong to no connection.
     pub connection: Option<Handle>,
     /// From and to.
     pub flow: Flow,
-    /// The TCP header with its options, checksum zero; `header_len` bytes of it.
-    pub header: [u8; 60],
+    /// The transport header with its options, Internet checksum zero; `header_len` bytes of it.
+    pub header: [u8; MAX_HEADER],
     /// Its length.
     pub header_len: u8,
     /// Positions of the payload in the transmit ring; empty for none.
@@ -365,4 +384,106 @@ pub struct Stats {
     pub cookies_accepted: u64,
     /// Challenge acknowledgements sent (RFC 5961).
     pub challenges: u64,
+}
+
+/// An engine of a transport protocol: all connections and listeners of one worker.
+///
+/// How it is driven, in this order, whenever something has happened:
+/// - *told*: [`handle_packet`](Protocol::handle_packet), [`handle_timeout`](Protocol::handle_timeout),
+///   [`handle_icmp`](Protocol::handle_icmp); [`written`](Protocol::written), [`read`](Protocol::read),
+///   [`close`](Protocol::close) and the like;
+/// - *asked*: [`poll_event`](Protocol::poll_event) until `None`, [`poll_transmit`](Protocol::poll_transmit) until `None` or
+///   the link is full, [`poll_timeout`](Protocol::poll_timeout).
+pub trait Protocol: Send {
+    /// Starts listening, or changes how a listener listens.
+    fn listen(&mut self, key: ListenerKey, listening: Listening);
+
+    /// Stops listening: half-open connections of the listener are forgotten, established ones live on.
+    fn unlisten(&mut self, key: ListenerKey);
+
+    /// Begins a handshake. `receive_buffer`: size of the receive buffer in bytes.
+    ///
+    /// # Errors
+    /// By variant.
+    fn connect(
+        &mut self,
+        now: Instant,
+        flow: Flow,
+        path: Path,
+        receive_buffer: u64,
+        options: &Options,
+    ) -> Result<Handle, ConnectError>;
+
+    /// A packet of this protocol that is no fragment. `segment`: payload bytes per segment of a super-packet, or 0.
+    ///
+    /// # Errors
+    /// Why it was dropped; the engine has counted it.
+    fn handle_packet(
+        &mut self,
+        now: Instant,
+        packet: &Packet<'_>,
+        checksum: RxChecksum,
+        segment: u16,
+        ifindex: u32,
+        driver: &mut dyn Driver,
+    ) -> Result<(), Drop>;
+
+    /// Time has passed: to be called when [`Protocol::poll_timeout`] is due.
+    fn handle_timeout(&mut self, now: Instant);
+
+    /// An ICMP error that quotes a packet of ours, whose transport header began with these bytes (RFC 792 lets routers
+    /// quote no more).
+    fn handle_icmp(&mut self, now: Instant, flow: &Flow, quoted: [u8; 8], error: IcmpError);
+
+    /// The way to a peer has changed (a route, or a path MTU that a router told).
+    fn set_path(&mut self, now: Instant, connection: Handle, path: Path);
+
+    /// The program has written the bytes before `position`.
+    ///
+    /// # Errors
+    /// By variant.
+    fn written(&mut self, now: Instant, connection: Handle, position: u64) -> Result<(), Refused>;
+
+    /// The byte before `position` is urgent.
+    fn urgent(&mut self, now: Instant, connection: Handle, position: u64);
+
+    /// The program has read the bytes before `position`: the window may open.
+    fn read(&mut self, now: Instant, connection: Handle, position: u64);
+
+    /// Whether reading would open a window that the peer waits for (or will soon): then [`Protocol::read`] must be called
+    /// promptly, otherwise with the next occasion.
+    fn wants_read(&self, connection: Handle) -> bool;
+
+    /// Ends the own direction behind what was written (`SHUT_WR`).
+    fn shutdown(&mut self, now: Instant, connection: Handle);
+
+    /// The program has closed its last descriptor. What was written is still sent. `unread`: received bytes were not read.
+    fn close(&mut self, now: Instant, connection: Handle, unread: bool);
+
+    /// Resets the connection.
+    fn abort(&mut self, now: Instant, connection: Handle);
+
+    /// Applies socket options.
+    fn set_options(&mut self, now: Instant, connection: Handle, options: &Options);
+
+    /// What has happened.
+    fn poll_event(&mut self) -> Option<Event>;
+
+    /// What is to be sent now. An engine that has to see the payload gets it from `source`.
+    fn poll_transmit(&mut self, now: Instant, source: &mut dyn Source) -> Option<Transmit>;
+
+    /// When [`Protocol::handle_timeout`] is to be called next.
+    fn poll_timeout(&self) -> Option<Instant>;
+
+    /// The state of a connection.
+    fn state(&self, connection: Handle) -> Option<State>;
+
+    /// End of what was sent at least once.
+    fn sent(&self, connection: Handle) -> u64;
+
+    /// Figures of a connection.
+    fn info(&self, connection: Handle) -> Option<Info>;
+
+    /// Counters.
+    fn stats(&self) -> Stats;
 }
