@@ -526,7 +526,7 @@ impl Engine {
 
     pub(crate) fn stats(&self) -> Stats {
         Stats {
-            connections: self.connections.iter().filter(|(_, it)| it.mapped).count() as u64,
+            connections: (self.flows.len() - self.half_open.len() - self.time_wait.len()) as u64,
             half_open: self.half_open.len() as u64,
             time_wait: self.time_wait.len() as u64,
             ..self.stats

@@ -194,3 +194,12 @@ impl Tcp {
         self.engine.stats()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    /// A moment to begin at.
+    #[expect(clippy::disallowed_methods, reason = "there is no other way to have an `Instant`")]
+    pub(crate) fn epoch() -> std::time::Instant {
+        std::time::Instant::now()
+    }
+}

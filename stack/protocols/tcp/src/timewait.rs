@@ -44,11 +44,19 @@ pub(crate) enum Verdict {
     Ignore,
 }
 
+/// A record's place in the order of their ends.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    index: u32,
+    serial: u64,
+    due: Instant,
+}
+
 /// The records, oldest first in `order`.
 #[derive(Debug)]
 pub(crate) struct TimeWaits {
     entries: Slab<Entry>,
-    order: VecDeque<(u32, u64)>,
+    order: VecDeque<Place>,
     serial: u64,
     most: usize,
 }
@@ -67,14 +75,19 @@ impl TimeWaits {
         let forgotten = if self.entries.len() >= self.most { self.forget_oldest() } else { None };
         self.serial += 1;
         let index = self.entries.insert(Entry { record, until: now + LENGTH, serial: self.serial });
-        self.order.push_back((index, self.serial));
+        self.order.push_back(Place { index, serial: self.serial, due: now + LENGTH });
         (index, forgotten)
     }
 
+    /// The record at a place, unless it was removed.
+    fn at(&self, place: &Place) -> Option<&Entry> {
+        self.entries.get(place.index).filter(|entry| entry.serial == place.serial)
+    }
+
     fn forget_oldest(&mut self) -> Option<TimeWait> {
-        while let Some((index, serial)) = self.order.pop_front() {
-            if self.entries.get(index).is_some_and(|entry| entry.serial == serial) {
-                return self.remove(index);
+        while let Some(place) = self.order.pop_front() {
+            if self.at(&place).is_some() {
+                return self.remove(place.index);
             }
         }
         None
@@ -83,41 +96,28 @@ impl TimeWaits {
     /// Removes a record.
     pub(crate) fn remove(&mut self, index: u32) -> Option<TimeWait> {
         let entry = self.entries.remove(index)?;
-        // Those that were removed early must not pile up in the order.
+        // The places of those that were removed early must not pile up.
         if self.order.len() > 2 * self.entries.len() + 64 {
             let entries = &self.entries;
-            self.order
-                .retain(|(index, serial)| entries.get(*index).is_some_and(|entry| entry.serial == *serial));
+            let lives = |place: &Place| entries.get(place.index).is_some_and(|it| it.serial == place.serial);
+            self.order.retain(lives);
         }
         Some(entry.record)
     }
 
-    /// The next moment at which a record is over, or earlier.
+    /// When to look for records that are over.
     pub(crate) fn next(&self) -> Option<Instant> {
-        // A record that was removed leaves its place in the order for a while.
-        self.order.iter().find_map(|(index, serial)| {
-            self.entries.get(*index).filter(|entry| entry.serial == *serial).map(|entry| entry.until)
-        })
+        self.order.front().map(|place| place.due)
     }
 
     /// Takes a record whose time is over.
     pub(crate) fn expire(&mut self, now: Instant) -> Option<TimeWait> {
-        while let Some(&(index, serial)) = self.order.front() {
-            match self.entries.get(index).filter(|entry| entry.serial == serial) {
-                Some(entry) if entry.until > now => {
-                    // Prolonged since: behind those that were not.
-                    if self.order.len() > 1 && entry.until.saturating_duration_since(now) >= LENGTH {
-                        self.order.rotate_left(1);
-                    }
-                    return None;
-                }
-                Some(_) => {
-                    self.order.pop_front();
-                    return self.remove(index);
-                }
-                None => {
-                    self.order.pop_front();
-                }
+        while let Some(place) = self.order.pop_front_if(|place| place.due <= now) {
+            match self.at(&place).map(|entry| entry.until) {
+                // Prolonged since.
+                Some(until) if until > now => self.order.push_back(Place { due: until, ..place }),
+                Some(_) => return self.remove(place.index),
+                None => {}
             }
         }
         None

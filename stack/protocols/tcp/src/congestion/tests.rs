@@ -16,7 +16,7 @@ fn ack(now: Instant, bytes: u64) -> Acknowledged {
 
 #[test]
 fn slow_start_doubles_and_stops_at_the_threshold() {
-    let now = Instant::now();
+    let now = crate::tests::epoch();
     let mut control = Control::new(Congestion::Cubic, MSS);
     assert_eq!(control.window, 10 * MSS, "RFC 6928");
     control.acknowledged(&ack(now, 10 * MSS));
@@ -32,7 +32,7 @@ fn slow_start_doubles_and_stops_at_the_threshold() {
 /// RFC 9438 section 4.2: back at `W_max` after `K` seconds.
 #[test]
 fn cubic_returns_to_where_it_was_after_k() {
-    let start = Instant::now();
+    let start = crate::tests::epoch();
     let mut control = Control::new(Congestion::Cubic, MSS);
     control.window = 1000 * MSS;
     control.lost(control.window);
@@ -49,7 +49,7 @@ fn cubic_returns_to_where_it_was_after_k() {
 
 #[test]
 fn new_reno_grows_by_a_segment_for_each_window_and_halves() {
-    let now = Instant::now();
+    let now = crate::tests::epoch();
     let mut control = Control::new(Congestion::NewReno, MSS);
     control.lost(20 * MSS);
     control.window = control.threshold;

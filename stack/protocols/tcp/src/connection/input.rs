@@ -222,6 +222,7 @@ impl Connection {
         self.send.update_window(at, position, window);
         if zero && self.send.window > 0 {
             self.persist = None;
+            self.persist_backoff = 0;
         }
         let clock = env.clock.wrapping_add(self.clock_offset);
         let echo = segment.options.timestamps.filter(|_| self.timestamps).map(|(_, echo)| (echo, clock));

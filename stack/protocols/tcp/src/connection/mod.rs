@@ -71,6 +71,8 @@ pub(crate) struct Connection {
     /// Zero window probes: when, and how many were not answered.
     persist: Option<Instant>,
     persist_count: u32,
+    /// How often the interval between window probes has doubled; unlike the count, answers leave it.
+    persist_backoff: u32,
     /// A keep-alive or window probe is to be sent.
     nudge_due: bool,
     /// A partial segment is to be sent although the window is small: the persist timer has expired.
@@ -147,6 +149,7 @@ impl Connection {
             syn_at: None,
             persist: None,
             persist_count: 0,
+            persist_backoff: 0,
             nudge_due: false,
             force: false,
             keep_alive: None,
@@ -277,6 +280,7 @@ impl Connection {
         }
         if !options.cork {
             self.corked = None;
+            self.cork_over = false;
         }
         let keep = |o: &Options| (o.keep_alive, o.keep_idle, o.keep_interval, o.keep_count);
         if keep(&before) != keep(options) {
@@ -326,7 +330,7 @@ impl Connection {
             State::Closed | State::TimeWait => {}
             State::SynSent => self.over(),
             // RFC 2525 section 2.17: the peer must learn that its data was not read.
-            _ if unread || self.receive.readable() > self.receive.read_position() => self.abort(env),
+            _ if unread => self.abort(env),
             State::FinWait2 => self.wait_as_orphan(env.now),
             _ => self.shut = true,
         }

@@ -146,10 +146,11 @@ impl Connection {
 
     /// What was lost.
     fn retransmission(&mut self, env: &mut Env<'_>) -> Option<Transmit> {
+        let pressing = std::mem::take(&mut self.send.pressing);
         if self.send.board.lost() == 0 {
             return None;
         }
-        let room = self.send.room();
+        let room = if pressing { self.send.room().max(self.send.mss) } else { self.send.room() };
         let most = if room < self.send.mss { room } else { room / self.send.mss * self.send.mss };
         let range = self.send.board.next_lost(most.min(self.burst()))?;
         let whole = range.end - range.start;
@@ -223,8 +224,6 @@ impl Connection {
         let end = self.send.next + len;
         if len % mss != 0 {
             self.send.small = end;
-            self.cork_over = false;
-            self.corked = None;
         }
         let range = self.send.next..end + u64::from(with_fin);
         Some(self.send_range(env, range))
@@ -241,6 +240,11 @@ impl Connection {
         let transmit = self.data(env, range.clone());
         self.send.sent(env.now, range.end);
         self.persist = None;
+        self.persist_backoff = 0;
+        if self.send.next >= self.written {
+            self.corked = None;
+            self.cork_over = false;
+        }
         transmit
     }
 

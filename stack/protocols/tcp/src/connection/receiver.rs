@@ -125,11 +125,6 @@ impl Receiver {
         self.fin.map_or(self.next, |fin| self.next.min(fin))
     }
 
-    /// End of what the program has read.
-    pub(super) fn read_position(&self) -> u64 {
-        self.read
-    }
-
     /// Whether the peer has ended its direction.
     pub(super) fn finished(&self) -> bool {
         self.fin.is_some_and(|fin| self.next > fin)
@@ -342,7 +337,3 @@ impl Receiver {
         })
     }
 }
-
-#[cfg(test)]
-#[path = "receiver_tests.rs"]
-mod tests;

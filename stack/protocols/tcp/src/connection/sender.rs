@@ -88,6 +88,8 @@ pub(super) struct Sender {
     pub(super) reorder: Option<Instant>,
     probe: Option<Probe>,
     pub(super) probe_due: bool,
+    /// The first lost segment is to be sent whatever the window: a time-out has passed (RFC 6298 section 5.4).
+    pub(super) pressing: bool,
     /// Most that was in flight since `limited_until` was set.
     most_in_flight: u64,
     limited_until: u64,
@@ -123,6 +125,7 @@ impl Sender {
             reorder: None,
             probe: None,
             probe_due: false,
+            pressing: false,
             most_in_flight: 0,
             limited_until: 0,
             last: None,
@@ -268,7 +271,12 @@ impl Sender {
         // RFC 6582: three duplicates, then one more segment with each partial acknowledgement.
         if advanced > 0 {
             let partial = self.phase == Phase::Recovery && self.unacknowledged < self.recover;
-            return if partial { self.board.lose_front(self.mss) } else { 0 };
+            if !partial {
+                return 0;
+            }
+            // RFC 6582 section 3.2 step 3: it goes whatever the window.
+            self.pressing = true;
+            return self.board.lose_front(self.mss);
         }
         if duplicate && !self.board.is_empty() {
             self.duplicates += 1;
@@ -374,6 +382,7 @@ impl Sender {
             false => self.board.detect(|_, _| Some(true)),
         };
         self.phase = Phase::Loss;
+        self.pressing = true;
         self.recover = self.next;
         self.probe = None;
         self.probe_due = false;

@@ -104,7 +104,11 @@ impl Connection {
     /// RFC 9293 section 3.8.3.
     fn retransmission_timed_out(&mut self, env: &mut Env<'_>) {
         let most = if self.closed { MAX_ORPHAN_RETRIES } else { MAX_RETRIES };
-        let by_count = self.send.backoff >= most && (self.closed || self.options.user_timeout.is_zero());
+        // A peer that has closed its window on what was sent, and says so, is not gone (as Linux has it).
+        let talks = self.send.window == 0
+            && self.heard.is_some_and(|heard| env.now.saturating_duration_since(heard) < MAX_RTO * 2);
+        let by_count =
+            self.send.backoff >= most && !talks && (self.closed || self.options.user_timeout.is_zero());
         if by_count || self.expired(env.now, self.send.stalled) {
             self.fail(env, self.why());
             return;
@@ -118,7 +122,7 @@ impl Connection {
     /// Zero window probes: RFC 9293 section 3.8.6.1. They go on for as long as they are answered.
     pub(super) fn arm_persist(&mut self, now: Instant) {
         if self.persist.is_none() {
-            let shift = self.persist_count.min(16);
+            let shift = self.persist_backoff.min(16);
             let wait = self.send.rtt.rto(0).saturating_mul(1 << shift).min(MAX_RTO);
             self.persist = Some(self.clip(now + wait, self.send.stalled));
         }
@@ -133,6 +137,7 @@ impl Connection {
             return;
         }
         self.persist_count += 1;
+        self.persist_backoff += 1;
         if self.send.usable() > 0 {
             // The window is open, but smaller than a segment: silly window avoidance ends here (section 3.8.6.2.1).
             self.force = true;

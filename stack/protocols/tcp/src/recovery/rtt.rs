@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn rfc_6298_section_2() {
         let ms = Duration::from_millis;
-        let now = Instant::now();
+        let now = crate::tests::epoch();
         let mut rtt = Rtt::default();
         assert_eq!(rtt.rto(0), ms(1000));
         rtt.sample(now, ms(400));
