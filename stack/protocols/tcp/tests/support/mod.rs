@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses some of it")]
 
 pub mod host;
+pub mod script;
 pub mod wire;
 
 pub use host::{Host, Stream};
@@ -17,6 +18,12 @@ pub const PORT: u16 = 80;
 /// The byte at a position of a stream; `side` tells the directions apart.
 pub fn byte(side: usize, position: u64) -> u8 {
     ((position ^ (side as u64) << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+}
+
+/// A moment to begin at.
+#[expect(clippy::disallowed_methods, reason = "there is no other way to have an `Instant`")]
+pub fn epoch() -> Instant {
+    Instant::now()
 }
 
 /// Two hosts and what lies between them.
@@ -38,7 +45,7 @@ pub fn address(side: usize) -> IpAddr {
 
 impl Pair {
     pub fn new(seed: u64) -> Self {
-        let now = Instant::now();
+        let now = epoch();
         Pair { now, start: now, hosts: [Host::new(0, seed), Host::new(1, seed)], wire: Wire::new(seed) }
     }
 

@@ -33,6 +33,9 @@ impl Rng {
     }
 }
 
+/// Chooses packets to lose, by sender and content.
+pub type Lose = Box<dyn FnMut(usize, &Datagram) -> bool>;
+
 /// What happens to packets on their way.
 pub struct Wire {
     pub latency: Duration,
@@ -49,7 +52,7 @@ pub struct Wire {
     /// Hosts answer each packet before they see the next.
     pub eager: bool,
     /// Packets that are lost by their number on this wire, whatever the loss.
-    pub lose: Box<dyn FnMut(usize, &Datagram) -> bool>,
+    pub lose: Lose,
     pub sent: u64,
     pub lost: u64,
     busy: [Option<Instant>; 2],
