@@ -5,8 +5,10 @@
 mod packets;
 #[path = "../../../shm/ring/tests/support/mod.rs"]
 mod support;
+mod tcp;
 
 pub use packets::{frame, reassembly, xdp_parse};
+pub use tcp::{tcp_ops, tcp_segments};
 
 use freena_config::Configuration;
 use freena_shm_abi::control::{Request, Response};
@@ -16,13 +18,15 @@ use zerocopy::{FromBytes, IntoBytes};
 pub type Target = fn(&[u8]);
 
 /// All targets by name, which is also their folder in the corpus.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("ring_ops", ring_ops),
     ("config", config),
     ("frame", frame),
     ("reassembly", reassembly),
     ("control", control),
     ("xdp_parse", xdp_parse),
+    ("tcp_segments", tcp_segments),
+    ("tcp_ops", tcp_ops),
 ];
 
 /// Operations on a ring, against the reference queue of the ring's own tests.
