@@ -160,7 +160,14 @@ impl Receiver {
         let possible = self.possible_edge();
         let worth = u64::from(self.mss).min(self.most() / 2).max(1);
         let edge = if possible >= self.edge + worth { possible } else { self.edge };
-        let field = edge.saturating_sub(self.next).div_ceil(1 << scale).min(0xffff);
+        let open = edge.saturating_sub(self.next);
+        let mut field = open.div_ceil(1 << scale);
+        if self.next + (field << scale) > self.read + self.size {
+            // Rounded up from ever new positions, the edge would creep out of the buffer while nobody reads. What was
+            // told before is still accepted (RFC 7323 section 2.4).
+            field = open >> scale;
+        }
+        let field = field.min(0xffff);
         self.edge = self.edge.max(self.next + (field << scale));
         field as u16
     }
@@ -335,5 +342,28 @@ impl Receiver {
             self.urgent = position;
             position
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_stays_within_a_buffer_that_nobody_reads() {
+        let now = crate::tests::epoch();
+        for scale in [0, 7, 14] {
+            let size = 16_384;
+            let mut receiver = Receiver::new(now, size, scale);
+            receiver.advertise(scale);
+            while receiver.window() > 0 {
+                let taken = receiver.take(now, 0, &[0; 3], false, |position, bytes| {
+                    assert!(position + bytes.len() as u64 <= size, "{position} with scale {scale}");
+                });
+                assert!(taken.in_order > 0);
+                receiver.advertise(scale);
+                assert!(receiver.edge <= size, "{} with scale {scale}", receiver.edge);
+            }
+        }
     }
 }
