@@ -481,3 +481,6 @@ pub(crate) fn own_mss(flow: &Flow, path: &Path, options: &Options) -> u16 {
     let mss = path.mtu.saturating_sub(headers).clamp(MIN_MSS as u32, 0xffff) as u16;
     if options.max_segment > 0 { mss.min(options.max_segment) } else { mss }
 }
+
+/// An idle connection costs this and its place in the tables: ten thousand of them some megabytes.
+const _: () = assert!(size_of::<Connection>() <= 2048);
