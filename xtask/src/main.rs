@@ -1,6 +1,7 @@
 //! `cargo xtask`: generates what is committed but not written by hand, or checks that it is up to date.
 
 mod ebpf;
+mod header;
 mod ledger;
 mod run;
 mod toolchain;
@@ -23,6 +24,8 @@ enum Task {
     Ebpf(Check),
     /// Writes config/freena.xsd from the types of the configuration
     Xsd(Check),
+    /// Writes stack/plugin/include/freena_protocol.h from the types of the interface of protocol libraries
+    Header(Check),
     /// Writes docs/ledger.md: what CPython's tests of sockets give with freena and without (as root; some 3 minutes)
     Ledger(Check),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Ebpf(Check { check }) => ebpf::run(check),
         Task::Xsd(Check { check }) => xsd::run(check),
+        Task::Header(Check { check }) => header::run(check),
         Task::Ledger(Check { check }) => ledger::run(check),
     };
     match result {

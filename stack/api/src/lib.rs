@@ -4,7 +4,9 @@
 
 mod chunk;
 mod link;
+mod listeners;
 pub mod stream;
 
 pub use chunk::Chunk;
 pub use link::{Burst, Frame, Gso, Link, LinkInfo, LinkStats, RxChecksum};
+pub use listeners::Listeners;

@@ -4,7 +4,6 @@ use crate::connection::{Agreed, Connection, PASSIVE_SCALE};
 use crate::env::{Env, Replies};
 use crate::half_open::HalfOpen;
 use crate::isn::Numbers;
-use crate::listen::Listeners;
 use crate::segment::Segment;
 use crate::slab::Slab;
 use crate::timer::{Owner, Timers};
@@ -13,7 +12,7 @@ use crate::{
     Config, ConnectError, Driver, Drop, Event, Flow, Handle, ListenerKey, Options, Path, State, Stats,
     Transmit,
 };
-use freena_stack_api::RxChecksum;
+use freena_stack_api::{Listeners, RxChecksum};
 use freena_wire::{Packet, tcp, tcp::flag};
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;

@@ -18,7 +18,6 @@ mod engine;
 mod env;
 mod half_open;
 mod isn;
-mod listen;
 mod protocol;
 mod recovery;
 mod segment;

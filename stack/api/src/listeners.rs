@@ -1,12 +1,12 @@
-//! Listeners: who hears a SYN.
+//! Listeners: who hears a peer that opens a connection.
 
-use crate::{Flow, ListenerKey, Listening};
+use crate::stream::{Flow, ListenerKey, Listening};
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 /// Listeners by port.
 #[derive(Debug, Default)]
-pub(crate) struct Listeners {
+pub struct Listeners {
     ports: HashMap<u16, Vec<(ListenerKey, Listening)>>,
     by_key: HashMap<ListenerKey, u16>,
 }
@@ -31,14 +31,14 @@ fn score(listening: &Listening, flow: &Flow, ifindex: u32) -> Option<u32> {
 
 impl Listeners {
     /// Adds a listener, or changes it.
-    pub(crate) fn insert(&mut self, key: ListenerKey, listening: Listening) {
+    pub fn insert(&mut self, key: ListenerKey, listening: Listening) {
         self.remove(key);
         self.by_key.insert(key, listening.port);
         self.ports.entry(listening.port).or_default().push((key, listening));
     }
 
     /// Removes a listener.
-    pub(crate) fn remove(&mut self, key: ListenerKey) {
+    pub fn remove(&mut self, key: ListenerKey) {
         let Some(port) = self.by_key.remove(&key) else { return };
         if let Some(list) = self.ports.get_mut(&port) {
             list.retain(|(other, _)| *other != key);
@@ -49,13 +49,13 @@ impl Listeners {
     }
 
     /// A listener by name.
-    pub(crate) fn get(&self, key: ListenerKey) -> Option<&Listening> {
+    pub fn get(&self, key: ListenerKey) -> Option<&Listening> {
         let list = self.ports.get(self.by_key.get(&key)?)?;
         list.iter().find(|(other, _)| *other == key).map(|(_, listening)| listening)
     }
 
     /// The most specific listener; those that share an address take turns by `hash`. `ifindex` 0: whatever the interface.
-    pub(crate) fn lookup(
+    pub fn lookup(
         &self,
         flow: &Flow,
         ifindex: u32,
@@ -80,7 +80,7 @@ impl Listeners {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Options;
+    use crate::stream::Options;
 
     fn listening(local: &str) -> Listening {
         let local: IpAddr = local.parse().unwrap();

@@ -1,0 +1,213 @@
+//! What every stream protocol must do, whoever has written it: run against TCP and against the example in C.
+
+mod support;
+
+use freena_sim::{Config, Impairments};
+use freena_stack_api::stream::{Failure, Protocol};
+use freena_tcp::Tcp;
+use std::time::Duration;
+use support::{BUFFER, Kind, Pair, build};
+
+fn tcp() -> Kind {
+    Kind {
+        make: |secret, _| {
+            let config = freena_tcp::Config { secret, max_connections: 64, max_half_open: 64, max_time_wait: 64 };
+            Box::new(Tcp::new(config)) as Box<dyn Protocol>
+        },
+        ip_protocol: 6,
+        checksum: 16,
+    }
+}
+
+fn steady() -> Kind {
+    Kind {
+        make: |secret, now| {
+            let config = freena_plugin::Config { secret, max_connections: 64 };
+            Box::new(freena_plugin::Engine::new(build::steady(), config, now).expect("an engine"))
+        },
+        ip_protocol: 253,
+        checksum: 30,
+    }
+}
+
+/// Both directions at once, each ended behind its last byte; then nothing is left.
+fn transfers(kind: Kind, config: Config, bytes: u64) {
+    let (mut pair, client, server) = Pair::established(kind, config);
+    for (side, handle) in [(0, client), (1, server)] {
+        let stream = pair.stream(side, handle);
+        (stream.goal, stream.then_shut) = (bytes, true);
+    }
+    pair.until(600, |pair| {
+        [(0, client), (1, server)].iter().all(|(side, handle)| {
+            let it = &pair.hosts[*side].streams[handle];
+            it.received == bytes && it.acknowledged == bytes && it.peer_closed && it.closed
+        })
+    });
+    pair.close(0, client);
+    pair.close(1, server);
+    pair.until(300, |pair| pair.hosts[0].streams[&client].released && pair.hosts[1].streams[&server].released);
+    pair.quiet(300);
+    for host in &pair.hosts {
+        assert_eq!(host.engine.stats().connections, 0);
+        assert!(host.streams.values().all(|it| it.failed.is_none()));
+    }
+}
+
+fn on_a_good_wire(kind: Kind) {
+    transfers(kind, Config::default(), 3_000_000);
+}
+
+fn on_a_bad_wire(kind: fn() -> Kind) {
+    for seed in 0..4 {
+        let impairments = Impairments {
+            loss: 0.02,
+            duplicate: 0.02,
+            reorder: 0.05,
+            corrupt: 0.01,
+            jitter: Duration::from_micros(300),
+            ..Impairments::default()
+        };
+        transfers(kind(), Config { seed, impairments, ..Config::default() }, 400_000);
+    }
+}
+
+fn one_direction_may_end_before_the_other(kind: Kind) {
+    let (mut pair, client, server) = Pair::established(kind, Config::default());
+    let stream = pair.stream(0, client);
+    (stream.goal, stream.then_shut) = (1000, true);
+    pair.until(10, |pair| pair.hosts[1].streams[&server].peer_closed);
+    assert_eq!(pair.stream(1, server).received, 1000);
+    pair.stream(1, server).goal = 500_000;
+    pair.until(60, |pair| pair.hosts[0].streams[&client].received == 500_000);
+    assert!(!pair.stream(0, client).peer_closed && !pair.stream(1, server).closed);
+    pair.stream(1, server).then_shut = true;
+    pair.until(60, |pair| pair.hosts[0].streams[&client].closed && pair.hosts[1].streams[&server].closed);
+}
+
+fn an_abort_resets(kind: Kind) {
+    let (mut pair, client, server) = Pair::established(kind, Config::default());
+    let now = pair.clock.now();
+    pair.hosts[0].engine.abort(now, client);
+    pair.until(10, |pair| {
+        pair.hosts[1].streams[&server].failed == Some(Failure::Reset) && pair.hosts[0].streams[&client].released
+    });
+    pair.close(1, server);
+    pair.until(10, |pair| pair.hosts[1].streams[&server].released);
+}
+
+fn unread_bytes_reset(kind: Kind) {
+    let (mut pair, client, server) = Pair::established(kind, Config::default());
+    pair.stream(1, server).stalled = true;
+    pair.stream(0, client).goal = 5000;
+    pair.until(10, |pair| pair.hosts[1].streams[&server].received == 5000);
+    pair.close(1, server);
+    pair.until(10, |pair| pair.hosts[0].streams[&client].failed == Some(Failure::Reset));
+}
+
+fn nobody_listens(kind: Kind) {
+    let mut pair = Pair::new(kind, Config::default());
+    let client = pair.connect(4000);
+    pair.until(60, |pair| pair.hosts[0].streams[&client].failed == Some(Failure::Refused));
+    pair.close(0, client);
+    pair.until(60, |pair| pair.hosts[0].streams[&client].released);
+}
+
+fn nobody_answers(kind: Kind) {
+    let impairments = Impairments { loss: 1.0, ..Impairments::default() };
+    let mut pair = Pair::new(kind, Config { impairments, ..Config::default() });
+    let client = pair.connect(4000);
+    pair.until(600, |pair| pair.hosts[0].streams[&client].failed == Some(Failure::TimedOut));
+}
+
+fn a_full_queue_makes_peers_wait(kind: Kind) {
+    let mut pair = Pair::new(kind, Config::default());
+    pair.hosts[1].backlog = 1;
+    pair.listen();
+    let [one, two] = [4000, 4001].map(|port| pair.connect(port));
+    pair.quiet(2);
+    assert_eq!(pair.hosts[1].accepted.len(), 1);
+    pair.hosts[1].backlog = 2;
+    pair.until(60, |pair| pair.hosts[1].accepted.len() == 2);
+    assert!(pair.stream(0, one).connected && pair.stream(0, two).connected);
+}
+
+fn a_slow_reader_holds_the_writer(kind: Kind) {
+    let (mut pair, client, server) = Pair::established(kind, Config::default());
+    pair.stream(1, server).stalled = true;
+    pair.stream(0, client).goal = 3 * BUFFER;
+    pair.quiet(30);
+    let received = pair.stream(1, server).received;
+    assert!(received <= BUFFER && received > BUFFER / 2, "{received} of {BUFFER}");
+    assert!(pair.stream(0, client).failed.is_none());
+    pair.stream(1, server).stalled = false;
+    pair.until(120, |pair| pair.hosts[1].streams[&server].received == 3 * BUFFER);
+}
+
+/// An idle connection costs nothing: no packets, and no deadline that is always due.
+fn idle_is_quiet(kind: Kind) {
+    let (mut pair, _, _) = Pair::established(kind, Config::default());
+    pair.quiet(5);
+    let before: Vec<(u64, u64)> = pair.hosts.iter().map(|host| (host.sent, host.timeouts)).collect();
+    pair.quiet(600);
+    for (host, (sent, timeouts)) in pair.hosts.iter().zip(before) {
+        assert!(host.sent == sent && host.timeouts <= timeouts + 2, "{} packets", host.sent - sent);
+    }
+}
+
+fn garbage_harms_nobody(kind: Kind) {
+    let (mut pair, client, server) = Pair::established(kind, Config::default());
+    pair.stream(0, client).goal = 2_000_000;
+    let mut state = 1u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize
+    };
+    for round in 0..3000 {
+        let mut bytes: Vec<u8> = (0..random() % 120).map(|_| random() as u8).collect();
+        if bytes.len() > 4 && round % 2 == 0 {
+            // Of the connection, as far as the ports tell.
+            let ports = [4000u16.to_be_bytes(), 80u16.to_be_bytes()].concat();
+            bytes[..4].copy_from_slice(&ports);
+        }
+        let at = usize::from(pair.kind.checksum);
+        if bytes.len() >= at + 2 && round % 3 != 0 {
+            bytes[at..at + 2].fill(0);
+            let (local, peer) = ([10, 0, 0, 2].into(), [10, 0, 0, 1].into());
+            let sum = freena_wire::checksum::pseudo(peer, local, pair.kind.ip_protocol, bytes.len() as u16);
+            let sum = sum.expect("one version").bytes(&bytes).checksum();
+            bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        }
+        pair.inject(1, &bytes);
+        if round % 50 == 0 {
+            pair.step();
+        }
+    }
+    pair.until(120, |pair| pair.hosts[1].streams[&server].received == 2_000_000);
+    assert!(pair.stream(0, client).failed.is_none());
+}
+
+macro_rules! suite {
+    ($($case:ident),* $(,)?) => {
+        mod tcp {
+            $(#[test] fn $case() { super::$case(super::tcp()); })*
+            #[test] fn on_a_bad_wire() { super::on_a_bad_wire(super::tcp); }
+        }
+        mod steady {
+            $(#[test] fn $case() { super::$case(super::steady()); })*
+            #[test] fn on_a_bad_wire() { super::on_a_bad_wire(super::steady); }
+        }
+    };
+}
+
+suite!(
+    on_a_good_wire,
+    one_direction_may_end_before_the_other,
+    an_abort_resets,
+    unread_bytes_reset,
+    nobody_listens,
+    nobody_answers,
+    a_full_queue_makes_peers_wait,
+    a_slow_reader_holds_the_writer,
+    idle_is_quiet,
+    garbage_harms_nobody,
+);

@@ -1,0 +1,54 @@
+//! Compiles libraries in C, from the public header alone.
+
+use freena_plugin::{Library, LoadError};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+use tempfile::TempDir;
+
+/// A folder that only its owner can write to.
+pub fn folder() -> TempDir {
+    let folder = tempfile::Builder::new().prefix("freena-protocols").tempdir().expect("a folder");
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("its mode");
+    folder
+}
+
+/// Compiles `source` to `folder/name`.
+pub fn compile(source: &Path, folder: &Path, name: &str) -> PathBuf {
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
+    let to = folder.join(name);
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let done = Command::new(compiler)
+        .args(["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-I"])
+        .arg(include)
+        .arg("-o")
+        .args([&to, source])
+        .output()
+        .expect("a C compiler");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    std::fs::set_permissions(&to, PermissionsExt::from_mode(0o755)).expect("its mode");
+    to
+}
+
+pub fn example() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/protocol/steady.c")
+}
+
+/// Loads what was compiled.
+pub fn open(folder: &Path, name: &str) -> Result<Library, LoadError> {
+    // SAFETY: the tests have just made it.
+    unsafe { Library::open(&[folder.to_owned()], name) }
+}
+
+/// The example, compiled once.
+pub fn steady() -> Arc<Library> {
+    static LIBRARY: OnceLock<Arc<Library>> = OnceLock::new();
+    LIBRARY
+        .get_or_init(|| {
+            let folder = folder();
+            compile(&example(), folder.path(), "libsteady.so");
+            Arc::new(open(folder.path(), "libsteady.so").expect("the example loads"))
+        })
+        .clone()
+}
