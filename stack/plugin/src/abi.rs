@@ -276,9 +276,11 @@ pub struct FreenaHost {
 
 /// A protocol. The library exports one as `freena_protocol`:
 ///
-///     const FreenaProtocol freena_protocol = {
-///         .abi = FREENA_PROTOCOL_ABI, .size = sizeof(FreenaProtocol), .name = "example", ...
-///     };
+/// ```c
+/// const FreenaProtocol freena_protocol = {
+///     .abi = FREENA_PROTOCOL_ABI, .size = sizeof(FreenaProtocol), .name = "example", ...
+/// };
+/// ```
 ///
 /// Each polling thread has an engine of its own, and calls it from that thread only (it may be made and destroyed by
 /// another). No function may wait, sleep, read a clock, or start a thread: `now` is the time in nanoseconds from a

@@ -85,7 +85,9 @@ pub struct Library {
     protocol: FreenaProtocol,
     pub(crate) code: Vec<Range>,
     pub(crate) fault: OnceLock<String>,
-    _handle: Option<ManuallyDrop<Handle>>,
+    /// The file stays open: the loader takes another one that is opened under the same name, which has the number of the
+    /// descriptor in it, for the one that it has.
+    _loaded: Option<ManuallyDrop<(Handle, File)>>,
 }
 
 // SAFETY: the description is constant data of the library, which stays loaded.
@@ -121,7 +123,7 @@ impl Library {
                         .map_err(|error| LoadError::Open { path: folder.clone(), error })?;
                     check_rights(folder, &seen)?;
                     // SAFETY: as the caller promises.
-                    return unsafe { Library::load(path, name, &file) };
+                    return unsafe { Library::load(path, name, file) };
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(LoadError::Open { path, error }),
@@ -132,7 +134,7 @@ impl Library {
 
     /// # Safety
     /// As [`Library::open`].
-    unsafe fn load(path: PathBuf, name: &str, file: &File) -> Result<Library, LoadError> {
+    unsafe fn load(path: PathBuf, name: &str, file: File) -> Result<Library, LoadError> {
         let seen = file.metadata().map_err(|error| LoadError::Open { path: path.clone(), error })?;
         if !seen.is_file() {
             return Err(LoadError::NotAFile { path });
@@ -161,7 +163,7 @@ impl Library {
         let protocol = unsafe { described.read() };
         let code = code_around(described.cast());
         // SAFETY: the name is of the library that says so.
-        unsafe { Library::new(path, name, protocol, code, Some(ManuallyDrop::new(handle))) }
+        unsafe { Library::new(path, name, protocol, code, Some((handle, file))) }
     }
 
     /// A protocol that is part of this program: for tests.
@@ -183,7 +185,7 @@ impl Library {
         file_name: &str,
         protocol: FreenaProtocol,
         code: Vec<Range>,
-        handle: Option<ManuallyDrop<Handle>>,
+        loaded: Option<(Handle, File)>,
     ) -> Result<Library, LoadError> {
         let name = if protocol.name.is_null() {
             None
@@ -210,7 +212,9 @@ impl Library {
             return Err(LoadError::IpProtocol { path, got: protocol.ip_protocol });
         }
         let offset = protocol.checksum_offset;
-        if offset != FREENA_NO_CHECKSUM && (!offset.is_multiple_of(2) || usize::from(offset) + 2 > FREENA_MAX_HEADER) {
+        if offset != FREENA_NO_CHECKSUM
+            && (!offset.is_multiple_of(2) || usize::from(offset) + 2 > FREENA_MAX_HEADER)
+        {
             return Err(LoadError::Checksum { path, got: offset });
         }
         if let Some(function) = missing(&protocol) {
@@ -223,7 +227,7 @@ impl Library {
             protocol,
             code,
             fault: OnceLock::new(),
-            _handle: handle,
+            _loaded: loaded.map(ManuallyDrop::new),
         })
     }
 

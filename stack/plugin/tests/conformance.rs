@@ -11,7 +11,8 @@ use support::{BUFFER, Kind, Pair, build};
 fn tcp() -> Kind {
     Kind {
         make: |secret, _| {
-            let config = freena_tcp::Config { secret, max_connections: 64, max_half_open: 64, max_time_wait: 64 };
+            let config =
+                freena_tcp::Config { secret, max_connections: 64, max_half_open: 64, max_time_wait: 64 };
             Box::new(Tcp::new(config)) as Box<dyn Protocol>
         },
         ip_protocol: 6,
@@ -45,7 +46,9 @@ fn transfers(kind: Kind, config: Config, bytes: u64) {
     });
     pair.close(0, client);
     pair.close(1, server);
-    pair.until(300, |pair| pair.hosts[0].streams[&client].released && pair.hosts[1].streams[&server].released);
+    pair.until(300, |pair| {
+        pair.hosts[0].streams[&client].released && pair.hosts[1].streams[&server].released
+    });
     pair.quiet(300);
     for host in &pair.hosts {
         assert_eq!(host.engine.stats().connections, 0);
@@ -89,7 +92,8 @@ fn an_abort_resets(kind: Kind) {
     let now = pair.clock.now();
     pair.hosts[0].engine.abort(now, client);
     pair.until(10, |pair| {
-        pair.hosts[1].streams[&server].failed == Some(Failure::Reset) && pair.hosts[0].streams[&client].released
+        pair.hosts[1].streams[&server].failed == Some(Failure::Reset)
+            && pair.hosts[0].streams[&client].released
     });
     pair.close(1, server);
     pair.until(10, |pair| pair.hosts[1].streams[&server].released);

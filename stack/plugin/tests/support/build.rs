@@ -4,14 +4,34 @@ use freena_plugin::{Library, LoadError};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use tempfile::TempDir;
 
 /// A folder that only its owner can write to.
-pub fn folder() -> TempDir {
-    let folder = tempfile::Builder::new().prefix("freena-protocols").tempdir().expect("a folder");
-    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("its mode");
-    folder
+///
+/// It stays until the next run: the dynamic loader takes a new file for a loaded one if it has the inode of that, which the
+/// file system gives away again as soon as the old file is removed.
+pub fn folder() -> Folder {
+    static RUN: OnceLock<PathBuf> = OnceLock::new();
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let run = RUN.get_or_init(|| {
+        let run = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
+        let _ = std::fs::remove_dir_all(&run);
+        run
+    });
+    let folder = run.join(NUMBER.fetch_add(1, Ordering::Relaxed).to_string());
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).expect("its mode");
+    Folder(folder)
+}
+
+/// See [`folder`].
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
 }
 
 /// Compiles `source` to `folder/name`.

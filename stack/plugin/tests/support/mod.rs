@@ -253,8 +253,17 @@ impl std::fmt::Debug for Pair {
                 writeln!(
                     f,
                     "  {handle:?}: connected {} written {} acknowledged {} received {} read {} stored {} peer closed {} closed {} failed {:?} state {:?}\n    {:?}",
-                    it.connected, it.written, it.acknowledged, it.received, it.read, it.stored.len(), it.peer_closed, it.closed, it.failed,
-                    host.engine.state(*handle), host.engine.info(*handle),
+                    it.connected,
+                    it.written,
+                    it.acknowledged,
+                    it.received,
+                    it.read,
+                    it.stored.len(),
+                    it.peer_closed,
+                    it.closed,
+                    it.failed,
+                    host.engine.state(*handle),
+                    host.engine.info(*handle),
                 )?;
             }
         }
@@ -348,7 +357,8 @@ impl Host {
         assert!(transmit.segment == 0 && length + ipv4::HEADER_LEN <= MTU as usize, "{transmit:?}");
         let mut header = headers(self.side, kind.ip_protocol, length);
         header.extend_from_slice(&transmit.header[..transmit.header_len.into()]);
-        let pseudo = checksum::pseudo(transmit.flow.local, transmit.flow.peer, kind.ip_protocol, length as u16);
+        let pseudo =
+            checksum::pseudo(transmit.flow.local, transmit.flow.peer, kind.ip_protocol, length as u16);
         let at = HEADERS + usize::from(kind.checksum);
         header[at..at + 2].copy_from_slice(&pseudo.expect("one version").partial().to_be_bytes());
         let burst = Burst {
