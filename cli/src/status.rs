@@ -99,6 +99,7 @@ fn print(status: &Value) {
             socket["tx_dropped"]
         );
     }
+    print_streams(status);
     println!("\nsockets that stayed with the kernel:");
     for socket in list(&status["kernel_sockets"]) {
         println!(
@@ -107,6 +108,49 @@ fn print(status: &Value) {
             socket["pid"],
             word(&socket["local"]),
             word(&socket["reason"])
+        );
+    }
+}
+
+fn print_streams(status: &Value) {
+    println!("\nlisteners on the fast path:");
+    for listener in list(&status["listeners"]) {
+        println!(
+            "  {} {} (pid {}): {}",
+            word(&listener["protocol"]),
+            word(&listener["local"]),
+            listener["pid"],
+            word(&listener["program"])
+        );
+        println!("    path: {}; {}", word(&listener["path"]), word(&listener["reason"]));
+    }
+    println!("\nconnections on the fast path:");
+    for connection in list(&status["connections"]) {
+        println!(
+            "  {} {} -> {} {} (pid {}): {}",
+            word(&connection["protocol"]),
+            word(&connection["local"]),
+            word(&connection["peer"]),
+            word(&connection["state"]),
+            connection["pid"],
+            word(&connection["program"])
+        );
+        println!("    path: {}; {}", word(&connection["path"]), word(&connection["reason"]));
+        println!(
+            "    round trip {} us, window {} segments of {} bytes ({}), {} in flight, {} retransmitted",
+            connection["srtt_us"],
+            connection["cwnd"],
+            connection["mss"],
+            word(&connection["congestion"]),
+            connection["in_flight"],
+            connection["retransmitted"]
+        );
+        println!(
+            "    sent {} bytes, received {}; waiting to be acknowledged {}, to be read {}",
+            connection["bytes_sent"],
+            connection["bytes_received"],
+            connection["tx_queue_bytes"],
+            connection["rx_queue_bytes"]
         );
     }
 }

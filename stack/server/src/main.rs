@@ -11,6 +11,7 @@ mod metrics;
 mod mirror;
 mod socket;
 mod steering;
+mod stream;
 mod sys;
 mod worker;
 
@@ -62,6 +63,9 @@ fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let ready = ready_line(&args, &ports);
     let (events, event_queue) = crossbeam::channel::unbounded();
     let event_bell = Arc::new(EventFd::new()?);
+    let registry = Arc::new(stream::Registry::new(args.max_sockets));
+    let mut secret = [0; 32];
+    sys::random(&mut secret)?;
     let mut workers = Vec::new();
     let choice = cores::Choice::begin();
     let pinned = Arc::new(Barrier::new(2));
@@ -71,6 +75,7 @@ fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         ports = ports.into_iter().map(|port| tapped(port, index, &mut links, &watchers)).collect();
         let (commands, command_queue) = crossbeam::channel::unbounded();
         let bell = Arc::new(EventFd::new()?);
+        let served = ports.iter().map(|port| port.ifindex).collect();
         let worker = Worker::new(worker::Setup {
             index,
             core,
@@ -78,21 +83,34 @@ fn serve(args: Args) -> Result<(), Box<dyn Error>> {
             poll: args.poll,
             spin: Duration::from_micros(u64::from(args.spin_us)),
             network: network.clone(),
+            registry: registry.clone(),
+            secret,
+            max_connections: args.max_sockets as usize,
             commands: (command_queue, bell.clone()),
             events: (events.clone(), event_bell.clone()),
             pinned: pinned.clone(),
         })?;
         let name = format!("{}{index}", cores::THREAD_PREFIX);
         let thread = thread::Builder::new().name(name).spawn(move || worker.run())?;
-        workers.push(WorkerHandle { commands, bell, thread });
+        workers.push(WorkerHandle { commands, bell, interfaces: served, thread });
         pinned.wait();
     }
     drop(choice);
-    let events = (event_queue, event_bell);
+    let (event_sender, events) = (events, (event_queue, event_bell));
     let metrics_address = args.metrics.clone();
     let taps = (links.into(), watchers);
-    let mut control =
-        Control::new(Setup { args, listener, interfaces, network, workers, taps, events, signal })?;
+    let mut control = Control::new(Setup {
+        args,
+        listener,
+        interfaces,
+        network,
+        workers,
+        taps,
+        registry,
+        events,
+        event_sender,
+        signal,
+    })?;
     let metrics = match metrics_address {
         Some(address) => {
             let (ours, theirs) = sys::seqpacket_pair()?;

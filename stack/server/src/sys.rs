@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -128,6 +129,33 @@ pub fn receive(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
     check_len(unsafe {
         libc::recv(fd.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT)
     })
+}
+
+/// Accepts a connection of a listener that does not block: it, its name and its peer's.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr, SocketAddr)> {
+    let flags = libc::SOCK_CLOEXEC;
+    // SAFETY: no name is asked for.
+    let fd = own(check(unsafe {
+        libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags)
+    })?);
+    let socket = socket2::SockRef::from(&fd);
+    let name = |address: io::Result<socket2::SockAddr>| {
+        address?.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+    };
+    let (local, peer) = (name(socket.local_addr())?, name(socket.peer_addr())?);
+    Ok((fd, local, peer))
+}
+
+/// Makes a descriptor not block.
+pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
+    socket2::SockRef::from(&fd).set_nonblocking(true)
+}
+
+/// Random bytes from the kernel.
+pub fn random(bytes: &mut [u8]) -> io::Result<()> {
+    // SAFETY: a writable slice; up to 256 bytes come whole.
+    let len = check_len(unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) })?;
+    if len == bytes.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 /// The most descriptors in one control message.

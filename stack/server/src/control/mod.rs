@@ -5,6 +5,7 @@
 //! [`Event::Closed`].
 
 mod client;
+mod icmp;
 mod listener;
 mod metrics;
 mod ownership;
@@ -12,7 +13,7 @@ mod policy;
 mod requests;
 mod sockets;
 mod status;
-mod too_big;
+mod streams;
 mod trace;
 
 pub use listener::Listener;
@@ -20,6 +21,7 @@ pub use trace::LinkName;
 
 use crate::args::{Args, Users};
 use crate::links::Interface;
+use crate::stream::Registry;
 use crate::sys::{self, Epoll, EventFd};
 use crate::worker::{Command, Event, Network};
 use client::Client;
@@ -28,6 +30,7 @@ use freena_link_middleware::Watchers;
 use freena_shm_abi::server::ServerPage;
 use freena_shm_abi::{ABI_VERSION, MAGIC};
 use freena_shm_ring::mapping;
+use icmp::Icmp;
 use ownership::Ownership;
 use sockets::Sockets;
 use std::collections::HashMap;
@@ -36,7 +39,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use std::{io, thread};
-use too_big::TooBig;
 use trace::Traces;
 
 /// The most control connections.
@@ -48,7 +50,7 @@ mod token {
     pub(super) const EVENTS: u64 = 1;
     pub(super) const MIRROR: u64 = 2;
     pub(super) const SIGNAL: u64 = 3;
-    pub(super) const TOO_BIG: u64 = 4;
+    pub(super) const ICMP: u64 = 4;
     pub(super) const CLIENTS: u64 = 16;
     /// Traces follow from here on; nobody connects that often.
     pub(super) const TRACES: u64 = 1 << 62;
@@ -60,6 +62,8 @@ pub struct WorkerHandle {
     pub commands: Sender<Command>,
     /// Announces them.
     pub bell: Arc<EventFd>,
+    /// Interfaces that it has a link on.
+    pub interfaces: Vec<u32>,
     /// Its thread.
     pub thread: thread::JoinHandle<()>,
 }
@@ -114,8 +118,12 @@ pub struct Setup {
     pub workers: Vec<WorkerHandle>,
     /// The links by number, and who watches them.
     pub taps: (Arc<[LinkName]>, Arc<Watchers>),
+    /// Stream sockets.
+    pub registry: Arc<Registry>,
     /// Events of the workers, and the bell that announces them.
     pub events: (Receiver<Event>, Arc<EventFd>),
+    /// For events of this thread's own.
+    pub event_sender: Sender<Event>,
     /// Readable when the process shall end.
     pub signal: OwnedFd,
 }
@@ -134,9 +142,12 @@ pub struct Control {
     clients: HashMap<u64, Client>,
     next_client: u64,
     sockets: Sockets,
+    registry: Arc<Registry>,
+    streams: streams::Streams,
+    lease_events: Sender<Event>,
     ownership: Ownership,
     shared: SharedPage,
-    too_big: TooBig,
+    icmp: Icmp,
     traces: Traces,
     closed: metrics::Closed,
     netns: u64,
@@ -149,7 +160,18 @@ impl Control {
     /// # Errors
     /// No descriptors or memory.
     pub fn new(setup: Setup) -> io::Result<Self> {
-        let Setup { args, listener, interfaces, network, workers, taps, events, signal } = setup;
+        let Setup {
+            args,
+            listener,
+            interfaces,
+            network,
+            workers,
+            taps,
+            registry,
+            events,
+            event_sender,
+            signal,
+        } = setup;
         let epoll = Epoll::new()?;
         epoll.add(listener.as_raw_fd(), libc::EPOLLIN, token::LISTENER)?;
         epoll.add(events.1.as_raw_fd(), libc::EPOLLIN, token::EVENTS)?;
@@ -157,7 +179,7 @@ impl Control {
         epoll.add(signal.as_raw_fd(), libc::EPOLLIN, token::SIGNAL)?;
         let probe = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
         let control = Control {
-            too_big: TooBig::listen(&epoll)?,
+            icmp: Icmp::listen(&epoll)?,
             traces: Traces::new(taps.1, taps.0),
             closed: metrics::Closed::default(),
             epoll,
@@ -167,8 +189,10 @@ impl Control {
             ownership: Ownership::default(),
             shared: SharedPage::new(workers.len() as u32)?,
             netns: sys::netns_cookie(&probe)?,
-            // Names the sockets of this run of the server; unique enough for a name, no secret.
-            boot_id: sys::realtime_ns() ^ (u64::from(std::process::id()) << 48),
+            boot_id: registry.boot_id,
+            registry,
+            streams: streams::Streams::default(),
+            lease_events: event_sender,
             args,
             listener,
             interfaces,
@@ -210,7 +234,7 @@ impl Control {
                     token::LISTENER => self.accept(),
                     token::EVENTS => self.take_events(),
                     token::MIRROR => self.follow_network(),
-                    token::TOO_BIG => self.hear_too_big(),
+                    token::ICMP => self.hear_icmp(),
                     token::SIGNAL => return self.end(),
                     trace @ token::TRACES.. => self.end_trace(trace),
                     client => self.serve(client),
@@ -285,6 +309,8 @@ impl Control {
         while let Ok(event) = self.events.0.try_recv() {
             match event {
                 Event::Closed(key) => self.close_socket(key),
+                Event::ListenerClosed(key) => self.close_listener(key),
+                Event::LeaseEnded(id) => self.end_lease(id),
                 Event::LinkLost { interface, error } => {
                     tracing::error!(interface, %error, "the interface cannot be used any more");
                     self.network_changed();

@@ -4,7 +4,6 @@ use crate::links::Interface;
 use freena_ebpf_abi::FlowKey;
 use freena_shm_abi::endpoint::octets_of;
 use freena_udp::Binding;
-use freena_wire::protocol;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -47,12 +46,12 @@ impl Ownership {
     }
 }
 
-/// The keys of a UDP socket: one for each local address that it hears.
-pub(super) fn keys(binding: &Binding, addresses: &[IpAddr]) -> Vec<FlowKey> {
+/// The keys of a socket: one for each local address that it hears.
+pub(super) fn keys(binding: &Binding, addresses: &[IpAddr], protocol: u8) -> Vec<FlowKey> {
     let key = |addr: &IpAddr| FlowKey {
         addr: octets_of(*addr),
         port: binding.port.to_be_bytes(),
-        protocol: protocol::UDP,
+        protocol,
         pad: 0,
     };
     if !binding.local.is_unspecified() {

@@ -4,6 +4,7 @@ use super::Control;
 use crate::mirror::{Route, RouteKind};
 use crate::sys;
 use freena_udp::Binding;
+use freena_wire::protocol;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -30,7 +31,7 @@ pub(super) struct Way {
 
 impl Control {
     /// Reads everything from the kernel: what a program says about its socket is not asked.
-    pub(super) fn examine(&self, companion: &OwnedFd) -> Result<Facts, Rejected> {
+    pub(super) fn examine(&self, companion: &OwnedFd, wanted: u8) -> Result<Facts, Rejected> {
         let invalid = |what: &str| (libc::EINVAL, what.to_owned());
         let socket = socket2::SockRef::from(companion);
         let not_a_socket = |_| (libc::ENOTSOCK, "the descriptor is no socket".to_owned());
@@ -40,10 +41,14 @@ impl Control {
             socket2::Domain::IPV6 => true,
             _ => return Err(invalid("the socket is neither IPv4 nor IPv6")),
         };
-        let is_udp = socket.r#type().is_ok_and(|kind| kind == socket2::Type::DGRAM)
-            && socket.protocol().is_ok_and(|protocol| protocol == Some(socket2::Protocol::UDP));
-        if !is_udp {
-            return Err((libc::EPROTONOSUPPORT, "the socket is not a UDP socket".to_owned()));
+        let (kind, number, name) = match wanted {
+            protocol::TCP => (socket2::Type::STREAM, socket2::Protocol::TCP, "TCP"),
+            _ => (socket2::Type::DGRAM, socket2::Protocol::UDP, "UDP"),
+        };
+        let is_right = socket.r#type().is_ok_and(|found| found == kind)
+            && socket.protocol().is_ok_and(|found| found == Some(number));
+        if !is_right {
+            return Err((libc::EPROTONOSUPPORT, format!("the socket is not a {name} socket")));
         }
         if sys::netns_cookie(companion).ok() != Some(self.netns) {
             return Err((
@@ -52,7 +57,9 @@ impl Control {
             ));
         }
         let local = socket.local_addr().ok().and_then(|address| address.as_socket());
-        let Some(local) = local.filter(|address| address.port() != 0) else {
+        // A stream socket need not be bound before it connects.
+        let bound = |address: &std::net::SocketAddr| address.port() != 0 || wanted == protocol::TCP;
+        let Some(local) = local.filter(bound) else {
             return Err(invalid("the socket is not bound to a port"));
         };
         let peer = socket.peer_addr().ok().and_then(|address| address.as_socket());
@@ -158,7 +165,7 @@ impl Control {
         }
     }
 
-    fn interface_name(&self, ifindex: u32) -> String {
+    pub(super) fn interface_name(&self, ifindex: u32) -> String {
         self.network
             .with(|mirror| mirror.link(ifindex).map(|link| link.name.clone()))
             .unwrap_or_else(|| format!("interface {ifindex}"))

@@ -6,6 +6,7 @@ use super::policy::{Facts, Rejected, plain};
 use super::sockets::Entry;
 use super::{Control, WorkerHandle};
 use crate::socket::{Socket, SocketStats};
+use crate::stream::{PAIR_BUFFER, Stream};
 use crate::sys;
 use crate::worker::Command;
 use crossbeam::channel::Sender;
@@ -25,8 +26,6 @@ use std::time::{Duration, Instant};
 const TX_SIZE: u32 = 1 << 20;
 /// Default size of a receive ring in bytes.
 const RX_SIZE: u32 = 8 << 20;
-/// Send buffer of both ends of a pair, in bytes as setsockopt takes it: some kicks fit, a fill of 8 KiB takes it all.
-const PAIR_BUFFER: i32 = 8 << 10;
 /// How long the control thread waits for a worker.
 const ANSWER_LIMIT: Duration = Duration::from_millis(200);
 
@@ -39,9 +38,10 @@ impl Control {
             match request.op {
                 op::ATTACH => self.attach(client),
                 op::TAKEOVER => self.take_over(client, &request, fd()?),
+                op::CONNECT => self.connect_stream(client, &request, fd()?),
                 op::ADOPT => self.adopt(&fd()?),
                 op::COMPANION => self.companion(&fd()?),
-                op::REFRESH => self.refresh(&fd()?),
+                op::REFRESH => self.refresh(&request, &fd()?),
                 op::ROUTE => Ok(self.route(&request)),
                 op::SYNC => Ok(self.sync()),
                 op::STATUS => self.status(),
@@ -87,7 +87,10 @@ impl Control {
     }
 
     fn take_over(&mut self, client: u64, request: &Request, companion: OwnedFd) -> Result<Answer, Rejected> {
-        let facts = self.examine(&companion)?;
+        if request.protocol == u32::from(protocol::TCP) {
+            return self.take_over_listener(client, request, companion);
+        }
+        let facts = self.examine(&companion, protocol::UDP)?;
         let judged = match request.protocol {
             number if number == u32::from(protocol::UDP) => self.judge(&facts),
             number => Err(format!("freena-stack has no IP protocol {number}")),
@@ -105,7 +108,7 @@ impl Control {
     }
 
     /// The socket stays with the kernel.
-    fn leave(&mut self, client: u64, facts: &Facts, reason: &str) -> Answer {
+    pub(super) fn leave(&mut self, client: u64, facts: &Facts, reason: &str) -> Answer {
         if let Some(client) = self.clients.get_mut(&client) {
             let binding = &facts.binding;
             client.remember(Verdict {
@@ -167,7 +170,7 @@ impl Control {
             self.tell_all(|| Command::Forget(key));
             return Err(error);
         }
-        let keys = keys(&facts.binding, &self.local_addresses());
+        let keys = keys(&facts.binding, &self.local_addresses(), protocol::UDP);
         for key in &keys {
             self.ownership.take(*key, &self.interfaces);
         }
@@ -205,7 +208,7 @@ impl Control {
     }
 
     /// Worker with the fewest sockets at home.
-    fn least_loaded(&self) -> usize {
+    pub(super) fn least_loaded(&self) -> usize {
         let mut load = vec![0u32; self.workers.len()];
         for entry in self.sockets.iter() {
             load[entry.socket.home] += 1;
@@ -220,7 +223,14 @@ impl Control {
             .ok_or((libc::ENOENT, "the descriptor is no socket of this freena-stack".to_owned()))
     }
 
+    fn find_stream(&self, application_end: &OwnedFd) -> Option<Arc<Stream>> {
+        self.registry.find(sys::identity(application_end).ok()?)
+    }
+
     fn adopt(&mut self, application_end: &OwnedFd) -> Result<Answer, Rejected> {
+        if let Some(stream) = self.find_stream(application_end) {
+            return self.adopt_stream(&stream);
+        }
         let entry = self.find(application_end)?;
         let id = entry.socket.id;
         let memory = entry.socket.memory_fd.try_clone().map_err(os)?;
@@ -232,14 +242,20 @@ impl Control {
     }
 
     fn companion(&mut self, application_end: &OwnedFd) -> Result<Answer, Rejected> {
+        if let Some(stream) = self.find_stream(application_end) {
+            return self.companion_of_stream(&stream);
+        }
         let entry = self.find(application_end)?;
         let response = Response { socket_id: entry.socket.id, ..Response::new() };
         Ok(Answer { response, fds: vec![entry.socket.companion.try_clone().map_err(os)?] })
     }
 
-    fn refresh(&mut self, application_end: &OwnedFd) -> Result<Answer, Rejected> {
+    fn refresh(&mut self, request: &Request, application_end: &OwnedFd) -> Result<Answer, Rejected> {
+        if let Some(stream) = self.find_stream(application_end) {
+            return self.refresh_stream(request, &stream);
+        }
         let socket = self.find(application_end)?.socket.clone();
-        let facts = self.examine(&socket.companion)?;
+        let facts = self.examine(&socket.companion, protocol::UDP)?;
         self.rebind(&socket, facts.binding);
         let response = Response { verdict: verdict::FAST, socket_id: socket.id, ..Response::new() };
         Ok(Answer { response: named(response, &facts), fds: Vec::new() })
@@ -261,7 +277,7 @@ impl Control {
     fn resteer(&mut self, key: SocketKey, addresses: &[IpAddr]) {
         let Some(entry) = self.sockets.get_mut(key) else { return };
         let binding = *entry.socket.binding.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = keys(&binding, addresses);
+        let new = keys(&binding, addresses, protocol::UDP);
         let old = std::mem::replace(&mut entry.keys, new.clone());
         for key in new {
             self.ownership.take(key, &self.interfaces);
@@ -278,9 +294,10 @@ impl Control {
         for key in keys {
             self.resteer(key, &addresses);
         }
+        self.readdress_streams(&addresses);
     }
 
-    fn local_addresses(&self) -> Vec<IpAddr> {
+    pub(super) fn local_addresses(&self) -> Vec<IpAddr> {
         self.network.with(|mirror| {
             let unicast = |ip: &IpAddr| !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified();
             mirror.addresses().iter().map(|a| a.address).filter(unicast).collect()
@@ -314,7 +331,7 @@ impl Control {
     }
 
     /// Gives a command to all workers and waits until they have carried it out.
-    fn ask_all(&self, command: impl Fn(Sender<()>) -> Command) {
+    pub(super) fn ask_all(&self, command: impl Fn(Sender<()>) -> Command) {
         let deadline = Instant::now() + ANSWER_LIMIT;
         let (done, all) = crossbeam::channel::bounded(self.workers.len());
         for worker in &self.workers {
@@ -340,7 +357,7 @@ impl Control {
 }
 
 /// Fills the socket's names in.
-fn named(response: Response, facts: &Facts) -> Response {
+pub(super) fn named(response: Response, facts: &Facts) -> Response {
     let binding = &facts.binding;
     // A program sees addresses in the family of its socket.
     let endpoint = |ip: IpAddr, port, scope| {

@@ -3,6 +3,7 @@
 use super::client::Answer;
 use super::policy::Rejected;
 use super::requests::{os, socket_name};
+use super::streams::{ConnectionStatus, ListenerStatus, counters};
 use super::{Control, WorkerHandle};
 use crate::worker::{Command, Report};
 use freena_ebpf_abi::Counter;
@@ -27,6 +28,8 @@ struct Status {
     workers: Vec<WorkerStatus>,
     interfaces: Vec<InterfaceStatus>,
     sockets: Vec<SocketStatus>,
+    listeners: Vec<ListenerStatus>,
+    connections: Vec<ConnectionStatus>,
     kernel_sockets: Vec<KernelSocket>,
     processes: usize,
 }
@@ -40,6 +43,7 @@ struct WorkerStatus {
     busy_turns: u64,
     cpu_seconds: f64,
     malformed_frames: u64,
+    tcp: BTreeMap<&'static str, u64>,
     udp: BTreeMap<&'static str, u64>,
     /// Fragments, in and out.
     fragments: BTreeMap<&'static str, u64>,
@@ -125,6 +129,7 @@ impl Control {
             .map(|(info, _)| format!("{} in, {} out", info.receive, info.send))
             .next()
             .unwrap_or_else(|| "unknown".to_owned());
+        let (listeners, connections) = self.streams_status(&path);
         Status {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
@@ -133,6 +138,8 @@ impl Control {
             workers: reports.into_iter().flatten().enumerate().map(worker).collect(),
             interfaces: self.interfaces.iter().map(interface).collect(),
             sockets: self.sockets.iter().map(|entry| socket(entry, &path)).collect(),
+            listeners,
+            connections,
             kernel_sockets: self.kernel_sockets(),
             processes: self.clients.values().filter(|client| client.attached).count(),
         }
@@ -183,6 +190,7 @@ fn worker((index, report): (usize, Report)) -> WorkerStatus {
         busy_turns: report.busy_turns,
         cpu_seconds: report.cpu.as_secs_f64(),
         malformed_frames: report.malformed,
+        tcp: counters(&report.tcp),
         udp: BTreeMap::from([
             ("delivered", udp.delivered),
             ("malformed", udp.malformed),

@@ -125,6 +125,11 @@ impl Neighbour {
         self.state == NeighbourState::Stale
     }
 
+    /// Whether it was asked for and did not answer.
+    pub fn is_failed(&self) -> bool {
+        self.state == NeighbourState::Failed
+    }
+
     /// The address to send to, if there is one that may be used. A stale one may; to have it confirmed, see
     /// [`solicit`](super::Mirror::solicit).
     pub fn usable(&self) -> Option<[u8; 6]> {

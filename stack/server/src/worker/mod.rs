@@ -12,6 +12,7 @@ mod idle;
 mod local;
 mod path;
 mod receive;
+mod streams;
 mod table;
 mod transmit;
 
@@ -19,11 +20,14 @@ pub use idle::PollMode;
 use local::Locals;
 pub use path::Network;
 use path::Paths;
+use streams::Streams;
+pub use streams::{Order, stream_options};
 use table::Table;
 pub use transmit::FragmentStats;
 use transmit::Stage;
 
 use crate::socket::Socket;
+use crate::stream::Registry;
 use crate::sys::{self, Epoll, EventFd, Ready};
 use crossbeam::channel::{Receiver, Sender};
 use freena_ip::{Limits, Reassembler};
@@ -58,6 +62,8 @@ pub enum Command {
     Report(Sender<Report>),
     /// Addresses, links or neighbours have changed: forget what was derived from them.
     NetworkChanged,
+    /// Something about streams.
+    Stream(Order),
     /// End.
     Stop,
 }
@@ -67,6 +73,10 @@ pub enum Command {
 pub enum Event {
     /// The last descriptor of a socket was closed, and all that it had left to send is sent.
     Closed(SocketKey),
+    /// The last descriptor of a listener was closed.
+    ListenerClosed(freena_tcp::ListenerKey),
+    /// Nothing needs a lease any more: what was steered for it is the kernel's again.
+    LeaseEnded(u64),
     /// A link cannot be used any more.
     LinkLost {
         /// Interface name.
@@ -83,6 +93,8 @@ pub struct Report {
     pub core: Option<usize>,
     /// Its links.
     pub links: Vec<(LinkInfo, LinkStats)>,
+    /// Its TCP counters.
+    pub tcp: freena_tcp::Stats,
     /// Its UDP counters.
     pub udp: UdpStats,
     /// Fragments received, by what became of them.
@@ -130,6 +142,12 @@ pub struct Setup {
     pub spin: Duration,
     /// Routes and neighbours.
     pub network: Network,
+    /// Stream sockets that programs hold.
+    pub registry: Arc<Registry>,
+    /// Random bytes, the same for all workers.
+    pub secret: [u8; 32],
+    /// The most connections.
+    pub max_connections: usize,
     /// Commands, and the bell that announces them.
     pub commands: (Receiver<Command>, Arc<EventFd>),
     /// Events, and the bell that announces them.
@@ -144,7 +162,12 @@ mod token {
     pub(super) const LINK: u64 = 1 << 32;
     pub(super) const PEER: u64 = 2 << 32;
     pub(super) const COMPANION: u64 = 3 << 32;
-    pub(super) const KIND: u64 = !0 << 32;
+    pub(super) const STREAM: u64 = 4 << 32;
+    pub(super) const LISTENER: u64 = 5 << 32;
+    pub(super) const KERNEL_LISTENER: u64 = 6 << 32;
+    pub(super) const KIND: u64 = 0xff << 32;
+    /// Above the kind: which of the connections that have had this number one after the other.
+    pub(super) const GENERATION_SHIFT: u32 = 40;
 }
 
 /// The thread's state.
@@ -157,6 +180,7 @@ pub struct Worker {
     locals: Locals,
     reassembler: Reassembler,
     stage: Stage,
+    streams: Streams,
     scratch: Vec<u8>,
     ready: Vec<Ready>,
     /// Links whose interface is gone, by index in `setup.ports`.
@@ -190,6 +214,7 @@ impl Worker {
             locals: Locals::new(setup.network.clone()),
             reassembler: Reassembler::new(Limits::default()),
             stage: Stage::default(),
+            streams: Streams::new(setup.index, setup.registry.clone(), setup.secret, setup.max_connections),
             scratch: vec![0; 1 << 16],
             ready: Vec::with_capacity(64),
             lost: vec![false; setup.ports.len()],
@@ -217,7 +242,7 @@ impl Worker {
         while !self.stopping {
             self.now = Instant::now();
             self.turns += 1;
-            let work = self.receive_all() + self.transmit_all();
+            let work = self.receive_all() + self.transmit_all() + self.serve_streams();
             if work > 0 {
                 self.busy_turns += 1;
                 idle.worked(self.now);
@@ -231,6 +256,7 @@ impl Worker {
             }
             until_look = TURNS_PER_LOOK;
             self.retire_quiet();
+            self.retire_quiet_streams();
             if self.look(Some(Duration::ZERO)) > 0 {
                 idle.worked(self.now);
             } else if work == 0 && idle.should_sleep(self.now) {
@@ -245,13 +271,16 @@ impl Worker {
     /// Stops looking at all rings and waits for the kernel to report something.
     fn sleep(&mut self) {
         self.retire(|_| true);
-        if self.table.active.is_empty() {
+        if self.retire_all_streams() && self.table.active.is_empty() {
             self.sleeps += 1;
             // Fragments that wait for others in vain are forgotten in time.
-            let deadline = self.reassembler.poll_timeout();
-            let until_deadline = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let now = Instant::now();
+            let deadlines = [self.reassembler.poll_timeout(), self.streams.poll_timeout(now)];
+            let deadline = deadlines.into_iter().flatten().min();
+            let until_deadline = deadline.map(|deadline| deadline.saturating_duration_since(now));
             if self.look(Some(until_deadline.map_or(LONGEST_SLEEP, |time| time.min(LONGEST_SLEEP)))) == 0 {
                 self.find_forgotten();
+                self.find_forgotten_streams();
             }
         }
     }
@@ -321,6 +350,9 @@ impl Worker {
                 token::LINK => {} // The next turn receives from it.
                 token::PEER => self.peer_ready(index, report.events),
                 token::COMPANION => self.companion_ready(index),
+                token::STREAM | token::LISTENER | token::KERNEL_LISTENER => {
+                    self.stream_ready(report.data, report.events);
+                }
                 _ => self.take_commands(),
             }
             count += 1;
@@ -392,6 +424,7 @@ impl Worker {
                     // Everything that was closed before the request is in the epoll set by now.
                     while self.look_at_peers() {}
                     self.transmit_all();
+                    self.serve_streams();
                     let _ = done.send(());
                 }
                 Command::Report(to) => {
@@ -401,7 +434,9 @@ impl Worker {
                     self.paths.forget();
                     self.locals.forget();
                     self.lose_deleted();
+                    self.reroute_streams();
                 }
+                Command::Stream(order) => self.obey(order),
                 Command::Stop => self.stopping = true,
             }
         }
@@ -416,10 +451,14 @@ impl Worker {
                 self.peer_ready((report.data & !token::KIND) as u32, report.events);
             } else if report.data & token::KIND == token::COMPANION {
                 self.companion_ready((report.data & !token::KIND) as u32);
+            } else {
+                self.stream_ready(report.data, report.events);
             }
         }
         // Peers are edge-triggered: each call reports new ones. Links and the bell stay and end the loop when alone.
-        ready.iter().any(|report| report.data & token::KIND == token::PEER)
+        ready
+            .iter()
+            .any(|report| matches!(report.data & token::KIND, token::PEER | token::STREAM | token::LISTENER))
     }
 
     fn open(&mut self, socket: Arc<Socket>, binding: Binding) {
@@ -504,10 +543,12 @@ impl Worker {
         }
     }
 
-    fn report(&self) -> Report {
+    fn report(&mut self) -> Report {
+        self.streams.show_all(self.now);
         Report {
             core: self.setup.core,
             links: self.setup.ports.iter().map(|port| (port.link.info(), port.link.stats())).collect(),
+            tcp: self.streams.stats(),
             udp: self.udp.stats(),
             reassembly: self.reassembler.counters(),
             fragmented: self.stage.fragment_stats(),

@@ -72,8 +72,24 @@ impl Network {
 pub(super) enum Path {
     /// By a link of this worker.
     Fast(Fast),
+    /// By a link of this worker, once the address of the next hop is known. Datagrams go by the companion until then, and so
+    /// make the kernel resolve the neighbour, queue what comes meanwhile, and report EHOSTUNREACH if nobody answers.
+    Unresolved(Unresolved),
     /// By the companion.
     Kernel,
+}
+
+/// A way whose next hop has no address yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unresolved {
+    /// All but the address of the next hop, which is zero.
+    pub(super) fast: Fast,
+    /// Its interface.
+    ifindex: u32,
+    /// The next hop.
+    next: IpAddr,
+    /// Whether the kernel says that it does not answer.
+    pub(super) failed: bool,
 }
 
 /// What is needed to build frames.
@@ -138,6 +154,16 @@ impl Paths {
         self.known.clear();
     }
 
+    /// The first interface that this worker serves.
+    pub(super) fn first_interface(&self) -> u32 {
+        self.ports.first().map_or(0, |port| port.ifindex)
+    }
+
+    /// Has the kernel find out the address of a next hop. The outcome is told as a change of the network.
+    pub(super) fn solicit(&self, hop: &Unresolved) {
+        let _ = self.network.with(|mirror| mirror.solicit(hop.ifindex, hop.next));
+    }
+
     pub(super) fn find(&mut self, key: Key, now: Instant) -> Path {
         if let Some((path, until)) = self.known.get(&key)
             && now < *until
@@ -145,7 +171,7 @@ impl Paths {
             return *path;
         }
         let mut path = self.network.with(|mirror| resolve(&self.ports, mirror, key));
-        if let Path::Fast(fast) = &mut path {
+        if let Path::Fast(fast) | Path::Unresolved(Unresolved { fast, .. }) = &mut path {
             fast.mtu = self.network.path_mtu(now, key.dst, fast.mtu);
         }
         let lifetime = if matches!(path, Path::Fast(_)) { LIFETIME } else { RETRY };
@@ -170,22 +196,25 @@ fn resolve(ports: &[PortFacts], mirror: &mut Mirror, key: Key) -> Path {
     let Some(port) = ports.iter().position(|port| port.ifindex == hop.ifindex) else { return Path::Kernel };
     let Some(src) = key.src.or(hop.prefsrc) else { return Path::Kernel };
     let next = hop.gateway.unwrap_or(key.dst);
-    // Unresolved: the companion carries the datagram, and so makes the kernel resolve the neighbour, queue what comes
-    // meanwhile, and report EHOSTUNREACH if nobody answers.
-    let Some(neighbour) = mirror.neighbour(hop.ifindex, next) else { return Path::Kernel };
-    let Some(dst_mac) = neighbour.usable().map(Mac) else { return Path::Kernel };
-    if neighbour.is_stale() {
-        // In use: have the kernel confirm it, since it does not see the traffic itself.
-        let _ = mirror.solicit(hop.ifindex, next);
-    }
     let facts = &ports[port];
-    Path::Fast(Fast {
+    let mut fast = Fast {
         port,
         src_mac: facts.mac,
-        dst_mac,
+        dst_mac: Mac([0; 6]),
         src,
         mtu: hop.mtu,
         max_segments: facts.max_segments.max(1),
         max_burst: facts.max_burst,
-    })
+    };
+    let neighbour = mirror.neighbour(hop.ifindex, next);
+    let Some(mac) = neighbour.and_then(|neighbour| neighbour.usable()) else {
+        let failed = neighbour.is_some_and(|neighbour| neighbour.is_failed());
+        return Path::Unresolved(Unresolved { fast, ifindex: hop.ifindex, next, failed });
+    };
+    if neighbour.is_some_and(|neighbour| neighbour.is_stale()) {
+        // In use: have the kernel confirm it, since it does not see the traffic itself.
+        let _ = mirror.solicit(hop.ifindex, next);
+    }
+    fast.dst_mac = Mac(mac);
+    Path::Fast(fast)
 }

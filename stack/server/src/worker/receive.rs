@@ -7,9 +7,11 @@
 //! fragments are reassembled here, and the companion's filter keeps the kernel's own copy of the datagram out.
 
 use super::local::Locals;
+use super::path::Paths;
+use super::streams::Streams;
 use super::table::Table;
 use super::{Worker, send_token};
-use crate::sys;
+use crate::sys::{self, Epoll};
 use freena_ip::Reassembler;
 use freena_shm_abi::{Record, endpoint::octets_of, record::flags};
 use freena_shm_ring::{Producer, wake};
@@ -30,6 +32,7 @@ impl Worker {
             let mut intake = Intake {
                 now: self.now,
                 locals: port.sees_all.then_some(&mut self.locals),
+                streams: self.streams.is_used().then_some((&mut self.streams, &mut self.paths, &self.epoll)),
                 malformed: &mut self.malformed,
                 reassembler: &mut self.reassembler,
                 delivery: Delivery {
@@ -75,6 +78,8 @@ struct Intake<'a> {
     now: Instant,
     /// Where the link shows packets to others too: which addresses are ours.
     locals: Option<&'a mut Locals>,
+    /// Where there are streams: they, and what they need.
+    streams: Option<(&'a mut Streams, &'a mut Paths, &'a Epoll)>,
     malformed: &'a mut u64,
     reassembler: &'a mut Reassembler,
     delivery: Delivery<'a>,
@@ -90,6 +95,14 @@ impl Intake<'_> {
             *self.malformed += 1;
             return;
         };
+        if packet.protocol == protocol::TCP && packet.fragment.is_none() {
+            // Where nothing steers, the kernel answers.
+            if let (Some((streams, paths, epoll)), None) = (&mut self.streams, &self.locals) {
+                let segment = (&packet, frame.checksum, frame.segment);
+                streams.receive(paths, epoll, self.now, segment, self.delivery.ifindex);
+            }
+            return;
+        }
         // The protocol of an IPv6 fragment is known for sure only when it is whole (RFC 8200 section 4.5).
         let fragment = packet.fragment.is_some();
         let may_be_udp = packet.protocol == protocol::UDP || (fragment && packet.src.is_ipv6());

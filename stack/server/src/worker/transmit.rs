@@ -130,7 +130,7 @@ impl Worker {
             local.last_sent = self.now;
             let (fast, carriage) = match self.path_of(key, &first.record) {
                 Path::Fast(fast) => (Some(fast), carriage(&fast, &first.record)),
-                Path::Kernel => (None, Carriage::Kernel),
+                Path::Unresolved(_) | Path::Kernel => (None, Carriage::Kernel),
             };
             match (fast, carriage) {
                 (Some(fast), Carriage::Whole) => taken += self.stage_run(key, start, &first, fast),

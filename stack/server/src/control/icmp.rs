@@ -1,13 +1,18 @@
-//! "Fragmentation needed" and "packet too big": what routers say about the MTU of paths (RFC 1191, RFC 8201).
+//! What routers and hosts say of packets that did not get through: the MTU of paths (RFC 1191, RFC 8201), and for TCP, whose
+//! errors no companion collects, what is unreachable.
 //!
 //! The kernel takes these messages too, for what it sends itself, but tells nobody. So they are read here as well, by
-//! packet sockets whose filter lets nothing else through. A message counts if it quotes a datagram that a socket of ours
-//! may have sent (RFC 5927 section 7); the kernel judges by the companions, which have the same addresses and ports.
+//! packet sockets whose filter lets nothing else through. A message counts if it quotes a packet that a socket of ours
+//! may have sent (RFC 5927); for datagrams the kernel judges by the companions, which have the same addresses and ports, and
+//! the sequence number of a segment is judged by the engine.
 
-use super::{Control, token};
+use super::{Control, WorkerHandle, token};
 use crate::mirror::RouteKind;
+use crate::stream::Stream;
 use crate::sys::{self, Epoll};
+use crate::worker::{Command, Order};
 use freena_ebpf_abi::FlowKey;
+use freena_tcp::{Flow, IcmpError};
 use freena_udp::Binding;
 use freena_wire::icmp::{self, Cause, Quote};
 use freena_wire::{ethernet, parse_frame, protocol};
@@ -15,6 +20,7 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Messages taken at a time, so that a flood of them does not keep programs from being served.
@@ -23,9 +29,9 @@ const BUDGET: usize = 64;
 const SNAP: usize = 1280;
 
 /// Where the messages come in: for IPv4 and for IPv6.
-pub(super) struct TooBig([Socket; 2]);
+pub(super) struct Icmp([Socket; 2]);
 
-impl TooBig {
+impl Icmp {
     /// Begins to listen on all interfaces, since a router's answer may come by another one than its cause left by.
     ///
     /// # Errors
@@ -38,10 +44,10 @@ impl TooBig {
                 Socket::new(Domain::PACKET, kind, Some(Protocol::from(i32::from(ethertype.to_be()))))?;
             // What came before the filter is refused by the parser.
             socket.attach_filter(filter)?;
-            epoll.add(socket.as_raw_fd(), libc::EPOLLIN, token::TOO_BIG)?;
+            epoll.add(socket.as_raw_fd(), libc::EPOLLIN, token::ICMP)?;
             Ok::<_, io::Error>(socket)
         };
-        Ok(TooBig([open(ethernet::IPV4, &filter_v4())?, open(ethernet::IPV6, &filter_v6())?]))
+        Ok(Icmp([open(ethernet::IPV4, &filter_v4())?, open(ethernet::IPV6, &filter_v6())?]))
     }
 
     /// Takes what has come in and gives it to `sink`, each as a frame.
@@ -60,15 +66,24 @@ impl TooBig {
 
 impl Control {
     /// Takes in what routers said.
-    pub(super) fn hear_too_big(&mut self) {
+    pub(super) fn hear_icmp(&mut self) {
         let mut changed = false;
-        self.too_big.receive(|frame| {
+        self.icmp.receive(|frame| {
             let Ok(packet) = parse_frame(frame) else { return };
             let Ok(error) = icmp::parse(&packet) else { return };
-            if let Cause::TooBig { mtu } = error.cause
-                && self.may_have_sent(&error.quote)
-            {
-                changed |= self.lower(error.quote.src, error.quote.dst, mtu);
+            let quote = &error.quote;
+            let segment = self.segment_of(quote);
+            match (error.cause, segment) {
+                (Cause::TooBig { mtu }, segment) if segment.is_some() || self.may_have_sent(quote) => {
+                    changed |= self.lower(quote.src, quote.dst, mtu);
+                }
+                (cause, Some((stream, flow, sequence))) => {
+                    if let Some(error) = tcp_error(cause) {
+                        let order = Order::Icmp(flow, sequence, error);
+                        WorkerHandle::tell(&self.workers[stream.home], Command::Stream(order));
+                    }
+                }
+                _ => {}
             }
         });
         if changed {
@@ -86,6 +101,19 @@ impl Control {
         if expired {
             self.network_changed();
         }
+    }
+
+    /// The connection of ours that a quoted segment belongs to, and the segment's sequence number.
+    fn segment_of(&self, quote: &Quote<'_>) -> Option<(Arc<Stream>, Flow, u32)> {
+        let (local_port, peer_port) = quote.ports().filter(|_| quote.protocol == protocol::TCP)?;
+        let sequence = quote.payload.get(4..8)?.try_into().ok()?;
+        // First what costs one look, since anybody can send such messages.
+        if !self.ownership.owns(&FlowKey::new(quote.src, local_port, protocol::TCP)) {
+            return None;
+        }
+        let stream = self.registry.connection((quote.src, local_port), (quote.dst, peer_port))?;
+        let flow = Flow { local: quote.src, local_port, peer: quote.dst, peer_port };
+        Some((stream, flow, u32::from_be_bytes(sequence)))
     }
 
     fn may_have_sent(&self, quote: &Quote<'_>) -> bool {
@@ -124,6 +152,18 @@ impl Control {
     }
 }
 
+/// What an error means for a connection; others, such as a hop limit that ran out, mean nothing lasting.
+fn tcp_error(cause: Cause) -> Option<IcmpError> {
+    Some(match cause {
+        Cause::NetUnreachable => IcmpError::Network,
+        Cause::HostUnreachable => IcmpError::Host,
+        Cause::ProtocolUnreachable => IcmpError::Protocol,
+        Cause::PortUnreachable => IcmpError::Port,
+        Cause::Prohibited => IcmpError::Prohibited,
+        Cause::TooBig { .. } | Cause::HopLimit | Cause::ReassemblyTime | Cause::Parameter => return None,
+    })
+}
+
 /// Whether a socket with this binding sends from `src` to `dst`.
 fn may_send(binding: &Binding, src: (IpAddr, u16), dst: (IpAddr, u16)) -> bool {
     binding.port == src.1
@@ -139,28 +179,39 @@ fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> SockFilter {
     SockFilter::new(code as u16, jt, jf, k)
 }
 
-/// ICMP type 3 code 4, not fragmented.
-fn filter_v4() -> [SockFilter; 9] {
+/// ICMP type 3, not fragmented: code 4, or about a TCP segment.
+fn filter_v4() -> [SockFilter; 13] {
     [
         instruction(LOAD_BYTE, 0, 0, 9),
-        instruction(JUMP_EQUAL, 0, 6, protocol::ICMP.into()),
+        instruction(JUMP_EQUAL, 0, 10, protocol::ICMP.into()),
         instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, 6),
-        instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 4, 0, 0x3fff),
+        instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 8, 0, 0x3fff),
         instruction(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0, 0),
         instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, 0, 0, 0),
-        instruction(JUMP_EQUAL, 0, 1, 0x0304),
+        instruction(JUMP_EQUAL, 4, 0, 0x0304),
+        // The type is the upper byte.
+        instruction(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 0, 0, 8),
+        instruction(JUMP_EQUAL, 0, 3, 3),
+        // The protocol of the quoted header.
+        instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_IND, 0, 0, icmp::HEADER_LEN as u32 + 9),
+        instruction(JUMP_EQUAL, 0, 1, protocol::TCP.into()),
         instruction(RETURN, 0, 0, SNAP as u32),
         instruction(RETURN, 0, 0, 0),
     ]
 }
 
-/// ICMPv6 type 2, without extension headers.
-fn filter_v6() -> [SockFilter; 6] {
+/// ICMPv6 type 2, and types 1 and 4 about a TCP segment; without extension headers.
+fn filter_v6() -> [SockFilter; 10] {
     [
         instruction(LOAD_BYTE, 0, 0, 6),
-        instruction(JUMP_EQUAL, 0, 3, protocol::ICMPV6.into()),
+        instruction(JUMP_EQUAL, 0, 7, protocol::ICMPV6.into()),
         instruction(LOAD_BYTE, 0, 0, 40),
-        instruction(JUMP_EQUAL, 0, 1, 2),
+        instruction(JUMP_EQUAL, 4, 0, 2),
+        instruction(JUMP_EQUAL, 1, 0, 1),
+        instruction(JUMP_EQUAL, 0, 3, 4),
+        // The next header of the quoted one.
+        instruction(LOAD_BYTE, 0, 0, 40 + icmp::HEADER_LEN as u32 + 6),
+        instruction(JUMP_EQUAL, 0, 1, protocol::TCP.into()),
         instruction(RETURN, 0, 0, SNAP as u32),
         instruction(RETURN, 0, 0, 0),
     ]

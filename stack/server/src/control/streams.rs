@@ -1,0 +1,425 @@
+//! What programs ask for of stream sockets: to listen, to connect, and what comes after that.
+//!
+//! Connections that peers open are made by the workers and found in the registry, so that nothing is handed over for each
+//! of them. What is steered is counted by leases, which end with the last socket that needs them.
+
+mod options;
+mod status;
+
+pub(super) use status::{ConnectionStatus, ListenerStatus, counters};
+
+use super::client::Answer;
+use super::ownership::keys;
+use super::policy::{Facts, Rejected, plain};
+use super::requests::{named, os};
+use super::{Control, WorkerHandle};
+use crate::mirror::{Route, RouteKind};
+use crate::stream::{Lease, Names, Owner, Parts, Stream};
+use crate::sys;
+use crate::worker::{Command, Order, stream_options};
+use freena_ebpf_abi::FlowKey;
+use freena_shm_abi::Endpoint;
+use freena_shm_abi::control::{Request, Response, verdict};
+use freena_shm_abi::stream::{Asked, state};
+use freena_tcp::{ListenerKey, Listening};
+use freena_udp::Binding;
+use freena_wire::protocol;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// The most connections that may wait for a listener (`net.core.somaxconn` of Linux).
+const MAX_BACKLOG: u32 = 4096;
+/// A message that fills a send buffer of [`crate::stream::PAIR_BUFFER`] alone.
+const FILL: [u8; 8 << 10] = [0; 8 << 10];
+
+/// What the control thread alone knows of streams.
+#[derive(Default)]
+pub(super) struct Streams {
+    listeners: Vec<Option<Arc<Stream>>>,
+    leases: HashMap<u64, Leased>,
+    next_lease: u64,
+}
+
+/// What is steered for a lease.
+struct Leased {
+    binding: Binding,
+    keys: Vec<FlowKey>,
+}
+
+/// Where a connection goes.
+struct Destination {
+    source: IpAddr,
+    worker: usize,
+    /// Interface to leave by, where it is not the route's business alone.
+    ifindex: u32,
+    reason: String,
+}
+
+impl Control {
+    /// Carries a listener.
+    pub(super) fn take_over_listener(
+        &mut self,
+        client: u64,
+        request: &Request,
+        companion: OwnedFd,
+    ) -> Result<Answer, Rejected> {
+        let facts = self.examine(&companion, protocol::TCP)?;
+        if !is_listening(&companion) {
+            return Err((libc::EINVAL, "the socket does not listen".to_owned()));
+        }
+        let judged = self.judge(&facts).and_then(|reason| {
+            self.judge_steering(&facts.binding)?;
+            self.judge_room()?;
+            Ok(reason)
+        });
+        match judged {
+            Ok(reason) => self.carry_listener(client, request, companion, &facts, reason).map_err(os),
+            Err(reason) => Ok(self.leave(client, &facts, &reason)),
+        }
+    }
+
+    fn carry_listener(
+        &mut self,
+        client: u64,
+        request: &Request,
+        companion: OwnedFd,
+        facts: &Facts,
+        reason: String,
+    ) -> io::Result<Answer> {
+        // It holds nothing in its rings: the smallest ones.
+        let parts = self.registry.make(1, 1)?;
+        let page = &parts.memory().page().stream;
+        options::read(&companion, facts.ipv6, &page.asked);
+        page.told.state.store(state::LISTEN, Ordering::Release);
+        // Connections that come by the kernel are accepted without waiting for them.
+        sys::set_nonblocking(&companion)?;
+        let listening = listening(facts, &page.asked);
+        let binding = facts.binding;
+        let steered = keys(&binding, &self.local_addresses(), protocol::TCP);
+        let lease = self.lease(binding, steered.clone());
+        let (stream, application_end) = parts.name(Names {
+            ipv6: facts.ipv6,
+            home: self.least_loaded(),
+            companion: Some(companion),
+            owner: self.owner(client, reason.clone()),
+            local: (binding.local, binding.port),
+            peer: None,
+            scope: facts.scope,
+            ifindex: binding.ifindex,
+            lease,
+        });
+        let stream = Arc::new(stream);
+        let listeners = &mut self.streams.listeners;
+        let key = listeners.iter().position(Option::is_none).unwrap_or_else(|| {
+            listeners.push(None);
+            listeners.len() - 1
+        });
+        listeners[key] = Some(stream.clone());
+        let backlog = request.backlog.clamp(1, MAX_BACKLOG) as usize;
+        // Only what all workers know may be steered to them: they would answer a SYN with a reset.
+        self.ask_all(|done| {
+            Command::Stream(Order::Listen(key as ListenerKey, stream.clone(), listening, backlog, done))
+        });
+        self.own(&steered);
+        self.registry.insert(stream.clone());
+        let response = Response { verdict: verdict::FAST, socket_id: stream.id, ..Response::new() };
+        let memory = stream.memory_fd.try_clone()?;
+        Ok(Answer { response: named(response, facts).because(&reason), fds: vec![application_end, memory] })
+    }
+
+    /// Begins to connect.
+    pub(super) fn connect_stream(
+        &mut self,
+        client: u64,
+        request: &Request,
+        companion: OwnedFd,
+    ) -> Result<Answer, Rejected> {
+        if request.protocol != u32::from(protocol::TCP) {
+            return Err((libc::EPROTONOSUPPORT, format!("IP protocol {} has no connect", request.protocol)));
+        }
+        let mut facts = self.examine(&companion, protocol::TCP)?;
+        if is_listening(&companion) || facts.binding.peer.is_some() {
+            return Err((libc::EISCONN, "the socket listens or is connected".to_owned()));
+        }
+        let peer = (plain(request.peer.ip()), request.peer.port);
+        facts.peer_scope = request.peer.scope;
+        let judged = self.judge_connect(&companion, &facts, peer).and_then(|to| {
+            self.judge_room()?;
+            hold_port(&companion, &mut facts, to.source)
+                .map_err(|error| format!("no port can be had from the kernel: {error}"))?;
+            Ok(to)
+        });
+        facts.binding.peer = Some(peer);
+        match judged {
+            Ok(to) => self.begin(client, request, companion, &mut facts, to).map_err(os),
+            Err(reason) => Ok(self.leave(client, &facts, &reason)),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        client: u64,
+        request: &Request,
+        companion: OwnedFd,
+        facts: &mut Facts,
+        to: Destination,
+    ) -> io::Result<Answer> {
+        let parts = self.registry.make(request.tx_size, request.rx_size)?;
+        let page = &parts.memory().page().stream;
+        options::read(&companion, facts.ipv6, &page.asked);
+        page.told.state.store(state::SYN_SENT, Ordering::Release);
+        fill(&parts);
+        facts.binding.local = to.source;
+        let binding = facts.binding;
+        let steered = keys(&binding, &[], protocol::TCP);
+        let lease = self.lease(binding, steered.clone());
+        self.own(&steered);
+        let (stream, application_end) = parts.name(Names {
+            ipv6: facts.ipv6,
+            home: to.worker,
+            companion: Some(companion),
+            owner: self.owner(client, to.reason.clone()),
+            local: (binding.local, binding.port),
+            peer: binding.peer,
+            scope: facts.peer_scope,
+            ifindex: to.ifindex,
+            lease,
+        });
+        let stream = Arc::new(stream);
+        self.registry.insert(stream.clone());
+        let response = Response { verdict: verdict::FAST, socket_id: stream.id, ..Response::new() };
+        let memory = stream.memory_fd.try_clone()?;
+        // The names are known already: what comes of the handshake the page will tell.
+        WorkerHandle::tell(&self.workers[to.worker], Command::Stream(Order::Connect(stream)));
+        let response = named(response, facts).because(&to.reason);
+        Ok(Answer { response, fds: vec![application_end, memory] })
+    }
+
+    /// Whether a connection to `peer` is the fast path's.
+    fn judge_connect(
+        &self,
+        companion: &OwnedFd,
+        facts: &Facts,
+        peer: (IpAddr, u16),
+    ) -> Result<Destination, String> {
+        let binding = &facts.binding;
+        let dst = peer.0;
+        if peer.1 == 0 || dst.is_unspecified() || (dst.is_ipv6() && !facts.ipv6) {
+            return Err("no such destination: the kernel gives the error".to_owned());
+        }
+        let v6only = sys::get_option(companion, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).unwrap_or(0) != 0;
+        if dst.is_ipv4() && facts.ipv6 && v6only {
+            return Err("an IPv6-only socket reaches no IPv4 address: the kernel gives the error".to_owned());
+        }
+        if binding.ifindex != 0 && !self.is_served(binding.ifindex) {
+            let name = self.interface_name(binding.ifindex);
+            return Err(format!("bound to interface {name}, which freena-stack does not serve"));
+        }
+        let source = (!binding.local.is_unspecified()).then_some(binding.local);
+        if source.is_some_and(|source| source.is_ipv4() != dst.is_ipv4()) {
+            return Err("bound to an address of the other IP version: the kernel gives the error".to_owned());
+        }
+        let oif = [binding.ifindex, facts.peer_scope].into_iter().find(|i| *i != 0);
+        let way = self.way(dst, source, oif);
+        if !way.fast {
+            return Err(way.reason);
+        }
+        let hop = match self.network.with(|mirror| mirror.route(dst, source, oif)) {
+            Ok(Route { kind: RouteKind::Unicast(hop), .. }) => hop,
+            _ => return Err("the route has just changed".to_owned()),
+        };
+        self.is_steered(hop.ifindex)?;
+        let Some(source) = source.or(hop.prefsrc) else {
+            return Err("the route has no source address: the kernel gives the error".to_owned());
+        };
+        let worker = self.workers.iter().position(|worker| worker.interfaces.contains(&hop.ifindex));
+        let Some(worker) = worker else {
+            return Err(format!("no polling thread serves {}", self.interface_name(hop.ifindex)));
+        };
+        Ok(Destination { source, worker, ifindex: oif.unwrap_or(0), reason: way.reason })
+    }
+
+    /// Streams cannot share an interface with the kernel's own TCP, which would answer each segment with a reset.
+    fn is_steered(&self, ifindex: u32) -> Result<(), String> {
+        let interface = self.interfaces.iter().find(|interface| interface.ifindex == ifindex);
+        match interface {
+            Some(interface) if interface.steering.is_none() => Err(format!(
+                "nothing steers on {}: the kernel would answer each segment too ({})",
+                interface.name,
+                interface.steering.reason()
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn judge_steering(&self, binding: &Binding) -> Result<(), String> {
+        let hears = |ifindex: u32| {
+            (binding.ifindex == 0 || binding.ifindex == ifindex)
+                && (binding.local.is_unspecified()
+                    || self.network.with(|mirror| {
+                        mirror
+                            .addresses()
+                            .iter()
+                            .any(|own| own.address == binding.local && own.ifindex == ifindex)
+                    }))
+        };
+        self.interfaces
+            .iter()
+            .map(|interface| interface.ifindex)
+            .filter(|ifindex| hears(*ifindex))
+            .try_for_each(|ifindex| self.is_steered(ifindex))
+    }
+
+    fn judge_room(&self) -> Result<(), String> {
+        let others = self.sockets.len();
+        if self.registry.is_full(others) {
+            let carried = self.registry.len() + others;
+            return Err(format!("freena-stack carries {carried} sockets, which is its limit"));
+        }
+        Ok(())
+    }
+
+    /// Answers for a stream that a process has inherited or received.
+    pub(super) fn adopt_stream(&self, stream: &Stream) -> Result<Answer, Rejected> {
+        let response = Response { verdict: verdict::FAST, socket_id: stream.id, ..Response::new() };
+        let memory = stream.memory_fd.try_clone().map_err(os)?;
+        Ok(Answer { response: named_stream(response, stream), fds: vec![memory] })
+    }
+
+    /// The kernel socket of a stream.
+    pub(super) fn companion_of_stream(&self, stream: &Stream) -> Result<Answer, Rejected> {
+        let response = Response { socket_id: stream.id, ..Response::new() };
+        Ok(Answer { response: named_stream(response, stream), fds: vec![stream.companion().map_err(os)?] })
+    }
+
+    /// A listener's backlog or options have changed.
+    pub(super) fn refresh_stream(&self, request: &Request, stream: &Arc<Stream>) -> Result<Answer, Rejected> {
+        let listeners = &self.streams.listeners;
+        let same = |entry: &Option<Arc<Stream>>| entry.as_ref().is_some_and(|other| other.id == stream.id);
+        if let (Some(key), Some(companion)) = (listeners.iter().position(same), stream.companion.get()) {
+            let facts = self.examine(companion, protocol::TCP)?;
+            let listening = listening(&facts, &stream.memory.page().stream.asked);
+            let backlog = request.backlog.clamp(1, MAX_BACKLOG) as usize;
+            self.tell_all(|| Command::Stream(Order::Relisten(key as ListenerKey, listening, backlog)));
+        }
+        let response = Response { verdict: verdict::FAST, socket_id: stream.id, ..Response::new() };
+        Ok(Answer { response: named_stream(response, stream), fds: Vec::new() })
+    }
+
+    /// The last descriptor of a listener is closed. Its connections live on.
+    pub(super) fn close_listener(&mut self, key: ListenerKey) {
+        if let Some(entry) = self.streams.listeners.get_mut(key as usize) {
+            *entry = None;
+        }
+        self.tell_all(|| Command::Stream(Order::Unlisten(key)));
+    }
+
+    fn lease(&mut self, binding: Binding, keys: Vec<FlowKey>) -> Arc<Lease> {
+        let id = self.streams.next_lease;
+        self.streams.next_lease += 1;
+        self.streams.leases.insert(id, Leased { binding, keys });
+        Arc::new(Lease { id, events: (self.lease_events.clone(), self.events.1.clone()) })
+    }
+
+    fn own(&mut self, keys: &[FlowKey]) {
+        for key in keys {
+            self.ownership.take(*key, &self.interfaces);
+        }
+    }
+
+    /// Nothing needs a lease any more.
+    pub(super) fn end_lease(&mut self, id: u64) {
+        let Some(leased) = self.streams.leases.remove(&id) else { return };
+        for key in leased.keys {
+            self.ownership.give(key, &self.interfaces);
+        }
+    }
+
+    /// The host's addresses have changed: listeners on all of them hear others now.
+    pub(super) fn readdress_streams(&mut self, addresses: &[IpAddr]) {
+        for leased in self.streams.leases.values_mut() {
+            if leased.binding.peer.is_some() {
+                continue;
+            }
+            let new = keys(&leased.binding, addresses, protocol::TCP);
+            for key in &new {
+                self.ownership.take(*key, &self.interfaces);
+            }
+            for key in std::mem::replace(&mut leased.keys, new) {
+                self.ownership.give(key, &self.interfaces);
+            }
+        }
+    }
+
+    fn owner(&self, client: u64, reason: String) -> Arc<Owner> {
+        let (pid, program) = self
+            .clients
+            .get(&client)
+            .map_or_else(Default::default, |client| (client.credentials.pid, client.name.clone()));
+        Arc::new(Owner { pid, program, reason })
+    }
+}
+
+/// Makes a socket that is about to connect unwritable until it is drained.
+fn fill(parts: &Parts) {
+    while sys::send(parts.application_end.as_fd(), &FILL).is_ok() {}
+}
+
+/// Has the kernel socket hold the port of a connection, and `facts` tell it.
+fn hold_port(companion: &OwnedFd, facts: &mut Facts, source: IpAddr) -> io::Result<()> {
+    if facts.binding.port != 0 {
+        return Ok(());
+    }
+    let source = match source {
+        IpAddr::V4(v4) if facts.ipv6 => v4.to_ipv6_mapped().into(),
+        other => other,
+    };
+    let name = match source {
+        IpAddr::V6(v6) => {
+            let scope = if v6.is_unicast_link_local() { facts.peer_scope } else { 0 };
+            std::net::SocketAddrV6::new(v6, 0, 0, scope).into()
+        }
+        v4 => SocketAddr::new(v4, 0),
+    };
+    let socket = socket2::SockRef::from(companion);
+    let late = sys::get_option(companion, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT).unwrap_or(0);
+    if late != 0 {
+        sys::set_option(companion, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 0)?;
+    }
+    socket.bind(&name.into())?;
+    if late != 0 {
+        sys::set_option(companion, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, late)?;
+    }
+    let bound = socket.local_addr()?.as_socket().map_or(0, |name| name.port());
+    facts.binding.port = bound;
+    Ok(())
+}
+
+fn is_listening(companion: &OwnedFd) -> bool {
+    sys::get_option(companion, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).unwrap_or(0) != 0
+}
+
+fn listening(facts: &Facts, asked: &Asked) -> Listening {
+    let binding = &facts.binding;
+    Listening {
+        local: binding.local,
+        port: binding.port,
+        dual: binding.dual,
+        share: binding.share,
+        ifindex: binding.ifindex,
+        options: stream_options(asked),
+    }
+}
+
+/// Fills a stream's names in.
+fn named_stream(response: Response, stream: &Stream) -> Response {
+    let endpoint = |(ip, port): (IpAddr, u16)| {
+        let family = if stream.ipv6 { 6 } else { 4 };
+        Endpoint { family, ..Endpoint::new(ip, port, stream.scope) }
+    };
+    Response { local: endpoint(stream.local), peer: stream.peer.map_or(Endpoint::NONE, endpoint), ..response }
+}

@@ -1,0 +1,243 @@
+//! A stream socket as the threads of the server share it: a listener or a connection.
+//!
+//! Connections that peers open are made by the workers, those that programs open by the control thread. All are in one
+//! [`Registry`], so that the control thread finds what workers have made. What is steered to a listener must go on being
+//! steered while one of its connections lives, also when the listener is closed: they share its [`Lease`].
+
+use crate::sys::{self, EventFd};
+use crate::worker::Event;
+use crossbeam::channel::Sender;
+use freena_shm_ring::SocketMapping;
+use freena_shm_ring::mapping::Sizes;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// Default size of a connection's transmit ring in bytes.
+const TX_SIZE: u32 = 1 << 20;
+/// Default size of a connection's receive ring in bytes.
+const RX_SIZE: u32 = 4 << 20;
+/// Send buffer of both ends of a pair, in bytes as setsockopt takes it: some kicks fit, a fill of 8 KiB takes it all.
+pub const PAIR_BUFFER: i32 = 8 << 10;
+/// Names of streams start here, those of datagram sockets at 1.
+const FIRST_ID: u64 = 1 << 32;
+
+/// A stream socket that the server carries.
+#[derive(Debug)]
+pub struct Stream {
+    /// Never reused.
+    pub id: u64,
+    /// Whether the program's socket is an `AF_INET6` one.
+    pub ipv6: bool,
+    /// Worker that it belongs to.
+    pub home: usize,
+    /// The shared memory.
+    pub memory: SocketMapping,
+    /// A descriptor of the memory, to give to a process that adopts the socket.
+    pub memory_fd: OwnedFd,
+    /// The server's end of the pair whose other end is the program's descriptor.
+    pub peer_end: OwnedFd,
+    /// Device and inode of the program's end.
+    pub identity: (u64, u64),
+    /// The kernel socket for what the kernel must answer. Connections that peers opened get one when it is asked for.
+    pub companion: OnceLock<Arc<OwnedFd>>,
+    /// Process that it was made for.
+    pub owner: Arc<Owner>,
+    /// Own address.
+    pub local: (IpAddr, u16),
+    /// Peer's address; none for a listener.
+    pub peer: Option<(IpAddr, u16)>,
+    /// Interface index of a link-local address, else 0.
+    pub scope: u32,
+    /// Interface that it is bound to, or that a link-local address belongs to; 0 for any.
+    pub ifindex: u32,
+    /// What is steered for it.
+    pub lease: Arc<Lease>,
+}
+
+impl Stream {
+    /// The kernel socket for what the kernel must answer, made now where there is none yet.
+    ///
+    /// # Errors
+    /// No descriptors.
+    pub fn companion(&self) -> io::Result<OwnedFd> {
+        if let Some(companion) = self.companion.get() {
+            return companion.try_clone();
+        }
+        let domain = if self.ipv6 { Domain::IPV6 } else { Domain::IPV4 };
+        let fd: OwnedFd = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?.into();
+        self.companion.get_or_init(|| Arc::new(fd)).try_clone()
+    }
+}
+
+/// For whom a socket is carried, and why.
+#[derive(Debug)]
+pub struct Owner {
+    /// Process id.
+    pub pid: i32,
+    /// Name of the program.
+    pub program: String,
+    /// Why it is carried.
+    pub reason: String,
+}
+
+/// What a new socket consists of besides its names.
+#[derive(Debug)]
+pub struct Parts {
+    id: u64,
+    memory: SocketMapping,
+    memory_fd: OwnedFd,
+    peer_end: OwnedFd,
+    identity: (u64, u64),
+    /// The program's end.
+    pub application_end: OwnedFd,
+}
+
+impl Parts {
+    /// The shared memory.
+    pub fn memory(&self) -> &SocketMapping {
+        &self.memory
+    }
+
+    /// Joins the parts and the names; returns the program's end beside the socket.
+    pub fn name(self, names: Names) -> (Stream, OwnedFd) {
+        let Names { ipv6, home, companion, owner, local, peer, scope, ifindex, lease } = names;
+        let stream = Stream {
+            id: self.id,
+            ipv6,
+            home,
+            memory: self.memory,
+            memory_fd: self.memory_fd,
+            peer_end: self.peer_end,
+            identity: self.identity,
+            companion: companion.map_or_else(OnceLock::new, |fd| OnceLock::from(Arc::new(fd))),
+            owner,
+            local,
+            peer,
+            scope,
+            ifindex,
+            lease,
+        };
+        (stream, self.application_end)
+    }
+}
+
+/// What a socket is called and where it belongs: the fields of [`Stream`] that [`Parts`] has not.
+pub struct Names {
+    pub ipv6: bool,
+    pub home: usize,
+    pub companion: Option<OwnedFd>,
+    pub owner: Arc<Owner>,
+    pub local: (IpAddr, u16),
+    pub peer: Option<(IpAddr, u16)>,
+    pub scope: u32,
+    pub ifindex: u32,
+    pub lease: Arc<Lease>,
+}
+
+/// Keeps something steered to the workers as long as it exists.
+#[derive(Debug)]
+pub struct Lease {
+    /// The control thread's name for it.
+    pub id: u64,
+    /// Who learns that it is over.
+    pub events: (Sender<Event>, Arc<EventFd>),
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // The control thread outlives the workers; if it is gone, the process is ending.
+        let _ = self.events.0.send(Event::LeaseEnded(self.id));
+        self.events.1.signal();
+    }
+}
+
+/// All stream sockets that a program holds.
+#[derive(Debug)]
+pub struct Registry {
+    /// Names the sockets of this run of the server.
+    pub boot_id: u64,
+    limit: usize,
+    next_id: AtomicU64,
+    by_identity: Mutex<HashMap<(u64, u64), Arc<Stream>>>,
+}
+
+impl Registry {
+    /// An empty one that takes up to `limit` sockets.
+    pub fn new(limit: u32) -> Self {
+        Registry {
+            // Unique enough for a name, no secret.
+            boot_id: sys::realtime_ns() ^ (u64::from(std::process::id()) << 48),
+            limit: limit as usize,
+            next_id: AtomicU64::new(FIRST_ID),
+            by_identity: Mutex::default(),
+        }
+    }
+
+    fn streams(&self) -> MutexGuard<'_, HashMap<(u64, u64), Arc<Stream>>> {
+        self.by_identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is no room for another one beside `others`.
+    pub fn is_full(&self, others: usize) -> bool {
+        self.streams().len() + others >= self.limit
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.streams().len()
+    }
+
+    /// Makes what a socket consists of. 0 stands for the default size.
+    ///
+    /// # Errors
+    /// No memory or no descriptors.
+    pub fn make(&self, tx: u32, rx: u32) -> io::Result<Parts> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let pick = |wanted: u32, default| if wanted == 0 { default } else { wanted };
+        let (memory, memory_fd) =
+            SocketMapping::create(Sizes::clamp(pick(tx, TX_SIZE), pick(rx, RX_SIZE), 1), id)?;
+        memory.page().stream.asked.linger.store(-1, Ordering::Relaxed);
+        let (peer_end, application_end) = sys::seqpacket_pair()?;
+        sys::set_option(&application_end, libc::SOL_SOCKET, libc::SO_SNDBUF, PAIR_BUFFER)?;
+        // Any process that inherits or receives the application end recognises it by the name of its peer.
+        sys::bind_abstract(&peer_end, &format!("freena-socket:{:016x}:{id}", self.boot_id))?;
+        let identity = sys::identity(&application_end)?;
+        Ok(Parts { id, memory, memory_fd, peer_end, identity, application_end })
+    }
+
+    /// Enters a socket.
+    pub fn insert(&self, stream: Arc<Stream>) {
+        self.streams().insert(stream.identity, stream);
+    }
+
+    /// Takes a socket out, unless another one has its place already.
+    pub fn remove(&self, stream: &Stream) {
+        let mut streams = self.streams();
+        if streams.get(&stream.identity).is_some_and(|found| found.id == stream.id) {
+            streams.remove(&stream.identity);
+        }
+    }
+
+    /// The socket whose application end has this device and inode.
+    pub fn find(&self, identity: (u64, u64)) -> Option<Arc<Stream>> {
+        self.streams().get(&identity).cloned()
+    }
+
+    /// The connection between these addresses and ports.
+    pub fn connection(&self, local: (IpAddr, u16), peer: (IpAddr, u16)) -> Option<Arc<Stream>> {
+        let streams = self.streams();
+        streams.values().find(|stream| stream.local == local && stream.peer == Some(peer)).cloned()
+    }
+
+    /// All of them, by age.
+    pub fn all(&self) -> Vec<Arc<Stream>> {
+        let mut all: Vec<_> = self.streams().values().cloned().collect();
+        all.sort_unstable_by_key(|stream| stream.id);
+        all
+    }
+}

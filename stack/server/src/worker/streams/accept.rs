@@ -1,0 +1,131 @@
+//! What waits to be accepted: connections of ours, and those that the kernel's listener has taken.
+//!
+//! Both are messages in the queue of the listener's application end, with descriptors beside them. What the queue does not
+//! take waits here, as many as the backlog allows; beyond, handshakes are not completed.
+
+use super::table::Handout;
+use super::{Worker, token};
+use crate::sys;
+use freena_shm_abi::Endpoint;
+use freena_shm_abi::stream::{Accepted, accepted};
+use freena_tcp::ListenerKey;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::time::Duration;
+use zerocopy::IntoBytes;
+
+/// How often a full queue is tried again while nothing else happens.
+pub(super) const RETRY: Duration = Duration::from_millis(5);
+/// Connections taken from the kernel's listener at a time.
+const BUDGET: usize = 64;
+
+impl Worker {
+    /// Puts what waits into the listeners' queues.
+    pub(super) fn hand_out(&mut self) {
+        let table = &mut self.streams.table;
+        let mut crowded = std::mem::take(&mut table.crowded);
+        crowded.retain(|key| {
+            let Some(listener) = table.listener(*key) else { return false };
+            while let Some(handout) = listener.pending.front() {
+                match send(&listener.stream, handout) {
+                    Ok(()) => {
+                        listener.pending.pop_front();
+                    }
+                    // Nobody can accept any more: the listener's end is reported soon.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => listener.pending.clear(),
+                    Err(_) => return true,
+                }
+            }
+            false
+        });
+        table.crowded = crowded;
+    }
+
+    /// Takes what the kernel's listener has.
+    pub(super) fn accept_from_kernel(&mut self, key: ListenerKey) {
+        let table = &mut self.streams.table;
+        let Some(listener) = table.listener(key) else { return };
+        let Some(companion) = listener.stream.companion.get() else { return };
+        for _ in 0..BUDGET {
+            match sys::accept(companion.as_fd()) {
+                Ok((fd, local, peer)) => listener.pending.push_back(Handout::Kernel(fd, local, peer)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        if !listener.pending.is_empty() && !table.crowded.contains(&key) {
+            table.crowded.push(key);
+        }
+    }
+
+    /// Something has happened to a listener's descriptor.
+    pub(super) fn listener_ready(&mut self, key: ListenerKey, events: u32) {
+        let Some(listener) = self.streams.table.listener(key) else { return };
+        if events & (libc::EPOLLHUP | libc::EPOLLERR) as u32 != 0 {
+            self.streams.registry.remove(&listener.stream);
+            self.unlisten(key);
+            self.tell(super::super::Event::ListenerClosed(key));
+            return;
+        }
+        // Nothing that a program may say to a listener matters; it must only not fill the queue.
+        let mut message = [0u8; 8];
+        let peer = listener.stream.peer_end.as_fd();
+        for _ in 0..16 {
+            if !matches!(sys::receive(peer, &mut message), Ok(len) if len > 0) {
+                break;
+            }
+        }
+    }
+
+    /// What an event in the epoll set about streams is about.
+    pub(in super::super) fn stream_ready(&mut self, data: u64, events: u32) {
+        let index = data as u32;
+        match data & token::KIND {
+            token::STREAM => self.peer_of_stream_ready(index, data >> token::GENERATION_SHIFT, events),
+            token::LISTENER => self.listener_ready(index, events),
+            token::KERNEL_LISTENER => self.accept_from_kernel(index),
+            _ => {}
+        }
+    }
+}
+
+fn send(listener: &crate::stream::Stream, handout: &Handout) -> io::Result<()> {
+    let to = listener.peer_end.as_fd();
+    // A program sees addresses in the family of its socket.
+    let endpoint = |ip: IpAddr, port, scope| {
+        let family = if listener.ipv6 { 6 } else { 4 };
+        Endpoint { family, ..Endpoint::new(ip, port, scope) }
+    };
+    let from_name = |name: &SocketAddr| {
+        let scope = match name {
+            SocketAddr::V6(name) => name.scope_id(),
+            SocketAddr::V4(_) => 0,
+        };
+        endpoint(name.ip(), name.port(), scope)
+    };
+    match handout {
+        Handout::Framework(stream, application_end) => {
+            let (peer, peer_port) = stream.peer.unwrap_or(stream.local);
+            let message = Accepted {
+                kind: accepted::FRAMEWORK,
+                pad: 0,
+                socket_id: stream.id,
+                local: endpoint(stream.local.0, stream.local.1, stream.scope),
+                peer: endpoint(peer, peer_port, stream.scope),
+            };
+            sys::send_with_fds(to, message.as_bytes(), &[application_end.as_fd(), stream.memory_fd.as_fd()])?;
+        }
+        Handout::Kernel(fd, local, peer) => {
+            let message = Accepted {
+                kind: accepted::KERNEL,
+                pad: 0,
+                socket_id: 0,
+                local: from_name(local),
+                peer: from_name(peer),
+            };
+            sys::send_with_fds(to, message.as_bytes(), &[fd.as_fd()])?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,253 @@
+//! From the engine to the programs: what has arrived, what is acknowledged, what is over.
+//!
+//! Order matters, since programs read without locks: bytes are published before the state that says that nothing follows
+//! them, and the error is stored before the state that makes a program look for it.
+
+use super::table::{Connection, Slot};
+use super::{Worker, programs};
+use crate::stream::Stream;
+use crate::sys;
+use freena_shm_abi::stream::state;
+use freena_shm_ring::wake;
+use freena_tcp::{Event, Failure, Handle, IcmpError, State};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::Ordering;
+
+impl Worker {
+    /// Tells what has happened; returns how much that was.
+    pub(super) fn tell_programs(&mut self) -> usize {
+        let mut count = 0;
+        while let Some(event) = self.streams.tcp.poll_event() {
+            count += 1;
+            self.take_event(event);
+        }
+        while let Some(handle) = self.streams.table.dirty.pop() {
+            self.publish_stream(handle);
+        }
+        if !self.streams.table.crowded.is_empty() {
+            self.hand_out();
+        }
+        count
+    }
+
+    fn take_event(&mut self, event: Event) {
+        let table = &mut self.streams.table;
+        match event {
+            Event::Connected(handle) => {
+                if let Some(connection) = table.get_mut(handle) {
+                    connection.established = true;
+                    table.soil(handle);
+                }
+                self.activate_stream(handle);
+            }
+            Event::Received { connection: handle, position } => {
+                if let Some(connection) = table.get_mut(handle) {
+                    connection.arrived = position;
+                    connection.last_work = self.now;
+                    table.soil(handle);
+                }
+                // An answer is likely: it shall not need a kick.
+                self.activate_stream(handle);
+            }
+            Event::Acknowledged { connection: handle, position } => {
+                let Some(connection) = table.get_mut(handle) else { return };
+                let stream = connection.stream.clone();
+                connection.tx.release(&stream.memory.tx_pipe(), position);
+                if connection.unread {
+                    connection.last_work = self.now;
+                    self.drain_if_room(handle);
+                    // Who waited for room is about to write.
+                    self.activate_stream(handle);
+                }
+            }
+            Event::PeerClosed(handle) => {
+                if let Some(connection) = table.get_mut(handle) {
+                    connection.peer_closed = true;
+                    connection.last_work = self.now;
+                    table.soil(handle);
+                }
+                self.activate_stream(handle);
+            }
+            Event::Urgent { connection: handle, position } => {
+                if let Some(connection) = table.get_mut(handle) {
+                    let told = &connection.stream.memory.page().stream.told;
+                    told.rx_urgent.store(position, Ordering::Release);
+                    table.soil(handle);
+                }
+            }
+            Event::Closed(handle) => self.end(handle, None),
+            Event::Failed(handle, failure) => self.end(handle, Some(errno_of(failure))),
+            // Only whoever asked for IP_RECVERR hears of it before the connection is over.
+            Event::SoftError(..) => {}
+            Event::Released(handle) => {
+                if let Slot::Live(connection) = table.replace(handle, Slot::Free) {
+                    self.dismiss(&connection);
+                }
+            }
+        }
+    }
+
+    /// Both directions have ended, or the connection has failed.
+    fn end(&mut self, handle: Handle, errno: Option<i32>) {
+        // What arrived before comes first.
+        self.publish_stream(handle);
+        let Some(connection) = self.streams.table.get_mut(handle) else { return };
+        connection.over = true;
+        let was_connecting = !connection.established;
+        let stream = connection.stream.clone();
+        match errno {
+            Some(errno) => fail(&stream, errno),
+            None => {
+                let state = match self.streams.tcp.state(handle) {
+                    Some(State::TimeWait) => state::TIME_WAIT,
+                    _ => state::CLOSED,
+                };
+                announce(&stream, state);
+            }
+        }
+        if connection.closing {
+            // Nobody is left to be told. What is left to do is the engine's alone, and the port's.
+            let waiting = Slot::Waiting((stream.lease.clone(), stream.companion.get().cloned()));
+            self.streams.table.replace(handle, waiting);
+        } else if errno.is_some() && was_connecting {
+            // The program may want its kernel socket back: the socket stays until it is closed.
+            self.drain(handle);
+        } else {
+            // The program reads what is left from its own mapping.
+            let waiting = Slot::Waiting((stream.lease.clone(), stream.companion.get().cloned()));
+            if let Slot::Live(connection) = self.streams.table.replace(handle, waiting) {
+                self.dismiss(&connection);
+            }
+            shut(&stream, libc::SHUT_RDWR);
+            self.streams.tcp.close(self.now, handle, false);
+        }
+    }
+
+    /// Takes a connection out of all that knows it but the engine.
+    pub(super) fn dismiss(&mut self, connection: &Connection) {
+        if !connection.closing {
+            self.streams.registry.remove(&connection.stream);
+            let _ = self.epoll.remove(connection.stream.peer_end.as_raw_fd());
+        }
+    }
+
+    /// Shows a program what has arrived and where its connection is.
+    fn publish_stream(&mut self, handle: Handle) {
+        let streams = &mut self.streams;
+        let Some(connection) = streams.table.get_mut(handle) else { return };
+        connection.dirty = false;
+        if connection.over || connection.closing {
+            return;
+        }
+        let stream = connection.stream.clone();
+        if connection.arrived != connection.rx.tail {
+            connection.rx.publish(&stream.memory.rx_pipe(), connection.arrived);
+        }
+        let state = streams.tcp.state(handle).map_or(state::CLOSED, number_of);
+        let told = &stream.memory.page().stream.told;
+        let before = told.state.load(Ordering::Relaxed);
+        if before != state {
+            told.state.store(state, Ordering::Release);
+        }
+        if wake::take_request(&stream.memory.page().rx_wake.0) {
+            send_token(&stream);
+        }
+        if connection.peer_closed && !connection.peer_closed_told {
+            connection.peer_closed_told = true;
+            shut(&stream, libc::SHUT_WR);
+        }
+        if state::is_connecting(before) && !state::is_connecting(state) {
+            // Writable from now on.
+            self.drain(handle);
+        }
+    }
+
+    /// Reads the messages on the server's end if there is room for what the program may write then.
+    pub(super) fn drain_if_room(&mut self, handle: Handle) {
+        let Some(connection) = self.streams.table.get(handle) else { return };
+        let used = connection.tx.tail.wrapping_sub(connection.tx.head);
+        let half = u64::from(connection.stream.memory.sizes().tx) / 2;
+        if connection.established && used <= half {
+            self.drain(handle);
+        }
+    }
+
+    /// Reads the messages on the server's end, which makes the program's end writable, and answers requests for a token.
+    pub(super) fn drain(&mut self, handle: Handle) {
+        let Some(connection) = self.streams.table.get_mut(handle) else { return };
+        connection.unread = false;
+        let stream = &connection.stream;
+        let mut forced = false;
+        let mut message = [0u8; 8];
+        // Bounded, so that one program cannot keep the worker here: what is left is reported again.
+        for _ in 0..16 {
+            match sys::receive(stream.peer_end.as_fd(), &mut message) {
+                Ok(0) | Err(_) => break,
+                Ok(_) => forced |= message[0] == b't',
+            }
+        }
+        let page = stream.memory.page();
+        let told = page.stream.told.state.load(Ordering::Relaxed);
+        let pending = page.error.0.load(Ordering::Relaxed) != 0
+            || state::is_end_of_file(told)
+            || programs::read_position(connection) != Some(connection.rx.tail);
+        if pending && (wake::take_request(&page.rx_wake.0) || forced) {
+            send_token(stream);
+        }
+    }
+}
+
+/// Tells a program that its connection is over by an error.
+pub(super) fn fail(stream: &Stream, errno: i32) {
+    stream.memory.page().error.0.store(errno as u32, Ordering::Release);
+    announce(stream, state::CLOSED);
+}
+
+/// Shows a last state and wakes whoever waits.
+fn announce(stream: &Stream, state: u32) {
+    let page = stream.memory.page();
+    page.stream.told.state.store(state, Ordering::Release);
+    if wake::take_request(&page.rx_wake.0) {
+        send_token(stream);
+    }
+}
+
+/// Makes the program's end readable.
+fn send_token(stream: &Stream) {
+    // A full queue (EAGAIN) is readable already; a closed one is reported by the epoll set.
+    let _ = sys::send(stream.peer_end.as_fd(), b"r");
+}
+
+/// Shows the program's end, and all who poll it, that a direction has ended.
+pub(super) fn shut(stream: &Stream, how: i32) {
+    // SAFETY: plain system call on an owned descriptor.
+    unsafe { libc::shutdown(stream.peer_end.as_raw_fd(), how) };
+}
+
+fn errno_of(failure: Failure) -> i32 {
+    match failure {
+        Failure::Refused => libc::ECONNREFUSED,
+        Failure::Reset => libc::ECONNRESET,
+        Failure::TimedOut => libc::ETIMEDOUT,
+        Failure::Unreachable(IcmpError::Network) => libc::ENETUNREACH,
+        Failure::Unreachable(IcmpError::Host) => libc::EHOSTUNREACH,
+        Failure::Unreachable(IcmpError::Port) => libc::ECONNREFUSED,
+        Failure::Unreachable(IcmpError::Protocol) => libc::ENOPROTOOPT,
+        Failure::Unreachable(IcmpError::Prohibited) => libc::EACCES,
+    }
+}
+
+fn number_of(state: State) -> u32 {
+    match state {
+        State::SynSent => state::SYN_SENT,
+        State::SynReceived => state::SYN_RECEIVED,
+        State::Established => state::ESTABLISHED,
+        State::FinWait1 => state::FIN_WAIT_1,
+        State::FinWait2 => state::FIN_WAIT_2,
+        State::Closing => state::CLOSING,
+        State::TimeWait => state::TIME_WAIT,
+        State::CloseWait => state::CLOSE_WAIT,
+        State::LastAck => state::LAST_ACK,
+        State::Closed => state::CLOSED,
+    }
+}

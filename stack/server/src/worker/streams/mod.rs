@@ -1,0 +1,290 @@
+//! Stream sockets of a worker: the TCP engine, and what it needs and does between the links and the rings.
+//!
+//! Segments go into the engine as they arrive ([`driver`] stores their payload and makes accepted connections). Once in a
+//! turn the words of active connections are looked at ([`programs`]), then what has happened is told to the programs
+//! ([`events`]), and what is to be sent is given to the links ([`transmit`]). Payload is copied once, from the frame into the
+//! receive ring; what is sent is read from the transmit ring by the link, until the peer has acknowledged it.
+//!
+//! A connection is *active* as a datagram socket is: while something happens its words are looked at in every turn, and
+//! after a while of quiet the program has to kick.
+
+mod accept;
+mod driver;
+mod events;
+mod options;
+mod programs;
+mod table;
+mod transmit;
+
+pub use options::of as stream_options;
+
+use super::path::{Key, Path as Way, Paths, Unresolved};
+use super::{Worker, token};
+use crate::stream::{Registry, Stream};
+use crate::sys::Epoll;
+use crossbeam::channel::Sender;
+use driver::Host;
+use freena_stack_api::RxChecksum;
+use freena_tcp::{Config, Flow, Handle, IcmpError, ListenerKey, Listening, Stats, Tcp};
+use freena_wire::Packet;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use table::{Connection, Listener, Slot, Table};
+use transmit::Stage;
+
+/// Half-open connections of one worker; beyond, SYN cookies.
+const MAX_HALF_OPEN: usize = 4096;
+/// Connections of one worker that wait for old duplicates.
+const MAX_TIME_WAIT: usize = 16_384;
+/// How long the way to a peer is believed, as in [`super::path`].
+const WAY_LIFETIME: Duration = Duration::from_secs(1);
+
+/// What the control thread tells a worker of streams.
+pub enum Order {
+    /// A listener; answered when the worker knows it.
+    Listen(ListenerKey, Arc<Stream>, Listening, usize, Sender<()>),
+    /// What a listener's options are now, and how many connections may wait for it.
+    Relisten(ListenerKey, Listening, usize),
+    /// A listener is closed.
+    Unlisten(ListenerKey),
+    /// A program wants to connect.
+    Connect(Arc<Stream>),
+    /// A router or a host says that a segment did not get through.
+    Icmp(Flow, u32, IcmpError),
+}
+
+/// All stream state of a worker.
+pub(super) struct Streams {
+    tcp: Tcp,
+    table: Table,
+    stage: Stage,
+    registry: Arc<Registry>,
+    /// Number of the worker.
+    index: usize,
+    /// Whether there has ever been a stream: a worker without pays one look at this.
+    used: bool,
+}
+
+impl Streams {
+    pub(super) fn new(
+        index: usize,
+        registry: Arc<Registry>,
+        secret: [u8; 32],
+        max_connections: usize,
+    ) -> Self {
+        let config =
+            Config { secret, max_connections, max_half_open: MAX_HALF_OPEN, max_time_wait: MAX_TIME_WAIT };
+        Streams {
+            tcp: Tcp::new(config),
+            table: Table::default(),
+            stage: Stage::default(),
+            registry,
+            index,
+            used: false,
+        }
+    }
+
+    /// Whether there is anything for streams to do.
+    pub(super) fn is_used(&self) -> bool {
+        self.used
+    }
+
+    /// Takes a segment from a link.
+    pub(super) fn receive(
+        &mut self,
+        paths: &mut Paths,
+        epoll: &Epoll,
+        now: Instant,
+        (packet, checksum, segment): (&Packet<'_>, RxChecksum, u16),
+        ifindex: u32,
+    ) {
+        let mut host = Host {
+            table: &mut self.table,
+            registry: &self.registry,
+            index: self.index,
+            paths,
+            epoll,
+            now,
+            ifindex,
+        };
+        // What is dropped is counted by the engine.
+        let _ = self.tcp.handle_packet(now, packet, checksum, segment, ifindex, &mut host);
+    }
+
+    /// When the worker must look here again, if it sleeps.
+    pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        if !self.used {
+            return None;
+        }
+        let retry = self.stage.poll_timeout();
+        let crowded = (!self.table.crowded.is_empty()).then(|| now + accept::RETRY);
+        [self.tcp.poll_timeout(), retry, crowded].into_iter().flatten().min()
+    }
+
+    /// Brings the figures in all pages up to date.
+    pub(super) fn show_all(&mut self, now: Instant) {
+        for (handle, connection) in self.table.iter_mut() {
+            programs::show(connection, &self.tcp, handle, now);
+        }
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        self.tcp.stats()
+    }
+}
+
+impl Worker {
+    /// One turn for streams; returns how much there was to do.
+    pub(super) fn serve_streams(&mut self) -> usize {
+        if !self.streams.used {
+            return 0;
+        }
+        let mut work = self.hear_programs();
+        if self.streams.tcp.poll_timeout().is_some_and(|due| due <= self.now) {
+            self.streams.tcp.handle_timeout(self.now);
+        }
+        work += self.tell_programs();
+        work + self.transmit_streams()
+    }
+
+    /// Carries out what the control thread asks for.
+    pub(super) fn obey(&mut self, order: Order) {
+        self.streams.used = true;
+        match order {
+            Order::Listen(key, stream, listening, backlog, done) => {
+                self.listen(key, stream, listening, backlog);
+                let _ = done.send(());
+            }
+            Order::Relisten(key, listening, backlog) => {
+                if let Some(listener) = self.streams.table.listener(key) {
+                    listener.backlog = backlog;
+                    self.streams.tcp.listen(key, listening);
+                }
+            }
+            Order::Unlisten(key) => self.unlisten(key),
+            Order::Connect(stream) => self.connect(stream),
+            Order::Icmp(flow, sequence, error) => {
+                self.streams.tcp.handle_icmp(self.now, &flow, sequence, error);
+            }
+        }
+    }
+
+    fn listen(&mut self, key: ListenerKey, stream: Arc<Stream>, listening: Listening, backlog: usize) {
+        self.streams.tcp.listen(key, listening);
+        let home = stream.home == self.setup.index;
+        let listener = Listener { stream: stream.clone(), backlog, pending: Default::default() };
+        self.streams.table.insert_listener(key, listener);
+        if !home {
+            return;
+        }
+        let edge = libc::EPOLLET | libc::EPOLLIN;
+        let peer = stream.peer_end.as_raw_fd();
+        let watched = self.epoll.add(peer, edge | libc::EPOLLRDHUP, token::LISTENER | u64::from(key));
+        let watched = watched.and_then(|()| match stream.companion.get() {
+            Some(companion) => {
+                self.epoll.add(companion.as_raw_fd(), edge, token::KERNEL_LISTENER | u64::from(key))
+            }
+            None => Ok(()),
+        });
+        if let Err(error) = watched {
+            tracing::error!(socket = stream.id, %error, "cannot watch a listener");
+        }
+        // Connections that came between listen(2) and now.
+        self.accept_from_kernel(key);
+    }
+
+    fn unlisten(&mut self, key: ListenerKey) {
+        if let Some(listener) = self.streams.table.remove_listener(key) {
+            self.streams.tcp.unlisten(key);
+            if listener.stream.home == self.setup.index {
+                let _ = self.epoll.remove(listener.stream.peer_end.as_raw_fd());
+                if let Some(companion) = listener.stream.companion.get() {
+                    let _ = self.epoll.remove(companion.as_raw_fd());
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, stream: Arc<Stream>) {
+        let Some((peer, peer_port)) = stream.peer else { return };
+        let flow = Flow { local: stream.local.0, local_port: stream.local.1, peer, peer_port };
+        let asked = &stream.memory.page().stream.asked;
+        let options = options::of(asked);
+        let path = match find_way(&mut self.paths, &flow, stream.ifindex, self.now) {
+            Way::Fast(fast) | Way::Unresolved(Unresolved { fast, .. }) => driver::path_of(&fast),
+            // The route has changed since the control thread looked: the engine tries until it is there.
+            Way::Kernel => freena_tcp::Path { mtu: 1280, max_burst: 1280, max_segments: 1 },
+        };
+        let room = u64::from(stream.memory.sizes().rx);
+        let streams = &mut self.streams;
+        match streams.tcp.connect(self.now, flow, path, room, &options) {
+            Ok(handle) => {
+                let mut connection = Connection::new(stream.clone(), flow, path, options, self.now);
+                connection.flags = asked.flags.load(Ordering::Relaxed);
+                // The fill that keeps it from being writable.
+                connection.unread = true;
+                streams.table.replace(handle, Slot::Live(Box::new(connection)));
+                if let Err(error) = watch(&self.epoll, handle, &stream) {
+                    tracing::error!(socket = stream.id, %error, "cannot watch a socket");
+                    self.streams.tcp.abort(self.now, handle);
+                }
+            }
+            Err(refused) => {
+                let errno = match refused {
+                    freena_tcp::ConnectError::InUse => libc::EADDRNOTAVAIL,
+                    freena_tcp::ConnectError::Full => libc::ENOBUFS,
+                };
+                events::fail(&stream, errno);
+                streams.registry.remove(&stream);
+            }
+        }
+    }
+
+    /// Routes or neighbours have changed.
+    pub(super) fn reroute_streams(&mut self) {
+        if !self.streams.used {
+            return;
+        }
+        let streams = &mut self.streams;
+        streams.stage.retry_now();
+        let all: Vec<(Handle, Flow, u32)> =
+            streams.table.iter().map(|(handle, c)| (handle, c.flow, c.stream.ifindex)).collect();
+        for (handle, flow, ifindex) in all {
+            let way = find_way(&mut self.paths, &flow, ifindex, self.now);
+            let Some(connection) = streams.table.get_mut(handle) else { continue };
+            connection.way = None;
+            if let Way::Fast(fast) = way {
+                let path = driver::path_of(&fast);
+                if path != connection.path {
+                    connection.path = path;
+                    streams.tcp.set_path(self.now, handle, path);
+                }
+            }
+        }
+    }
+}
+
+/// Has the epoll set report kicks and the end of a connection's descriptors.
+fn watch(epoll: &Epoll, handle: Handle, stream: &Stream) -> std::io::Result<()> {
+    let events = libc::EPOLLET | libc::EPOLLIN | libc::EPOLLRDHUP;
+    let data = token::STREAM | generation(stream) << token::GENERATION_SHIFT | u64::from(handle.0);
+    epoll.add(stream.peer_end.as_raw_fd(), events, data)
+}
+
+/// Tells a report of the epoll set about a connection from one about an earlier one with the same handle.
+fn generation(stream: &Stream) -> u64 {
+    stream.id & 0xff_ffff
+}
+
+/// Which way segments of a flow go.
+fn find_way(paths: &mut Paths, flow: &Flow, ifindex: u32, now: Instant) -> Way {
+    let link_local = match flow.peer {
+        IpAddr::V6(peer) => peer.is_unicast_link_local(),
+        IpAddr::V4(_) => false,
+    };
+    let ifindex = if link_local && ifindex == 0 { paths.first_interface() } else { ifindex };
+    paths.find(Key { dst: flow.peer, src: Some(flow.local), ifindex }, now)
+}
