@@ -1,7 +1,7 @@
 //! The boundary below: a link receives and sends Ethernet frames on one queue of one interface.
 
 use crate::Chunk;
-use std::{io, os::fd::RawFd};
+use std::{io, os::fd::RawFd, time::Instant};
 
 /// What is known of the transport checksum of a received frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +135,12 @@ pub trait Link: Send {
 
     /// What it counted.
     fn stats(&self) -> LinkStats;
+
+    /// When to call [`Link::receive`] at the latest, although [`Link::wait_fd`] is not readable. Only links that hold frames
+    /// back have such a time.
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
 }
 
 impl<L: Link + ?Sized> Link for Box<L> {
@@ -156,5 +162,9 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn stats(&self) -> LinkStats {
         (**self).stats()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        (**self).poll_timeout()
     }
 }

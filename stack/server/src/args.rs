@@ -3,8 +3,10 @@
 use crate::metrics::Address;
 use crate::worker::PollMode;
 use clap::{Parser, ValueEnum};
+use freena_link_middleware::Impairments;
 use freena_shm_abi::control::{DEFAULT_PATH, ENV_CONTROL};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The protocol server: carries the sockets of programs started by `freena run` over the named interfaces.
 #[derive(Debug, Parser)]
@@ -45,6 +47,11 @@ pub struct Args {
     /// The most sockets in all
     #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_sockets: u32,
+
+    /// For tests: make the network a bad one in both directions, by loss=1%,duplicate=1%,reorder=1%,corrupt=1%,
+    /// delay=20ms,jitter=5ms, or some of these
+    #[arg(long, value_name = "LIST", value_parser = parse_impairments)]
+    pub impair: Option<Impairments>,
 
     /// Write what the links carry to a pcapng file
     #[arg(long, value_name = "FILE")]
@@ -136,6 +143,38 @@ fn parse_users(text: &str) -> Result<Users, String> {
     Ok(Users::Only(ids.collect::<Result<_, _>>()?))
 }
 
+fn parse_impairments(text: &str) -> Result<Impairments, String> {
+    let mut impairments = Impairments::default();
+    for part in text.split(',') {
+        let (name, value) =
+            part.split_once('=').ok_or_else(|| format!("found `{part}`, expected NAME=VALUE"))?;
+        let share = || {
+            let number = value.strip_suffix('%').and_then(|number| number.parse::<f64>().ok());
+            number
+                .map(|percent| percent / 100.0)
+                .ok_or_else(|| format!("found `{value}`, expected a percentage"))
+        };
+        let time = || {
+            let number = value.strip_suffix("ms").and_then(|number| number.parse().ok());
+            number.map(Duration::from_millis).ok_or_else(|| format!("found `{value}`, expected milliseconds"))
+        };
+        match name {
+            "loss" => impairments.loss = share()?,
+            "duplicate" => impairments.duplicate = share()?,
+            "reorder" => impairments.reorder = share()?,
+            "corrupt" => impairments.corrupt = share()?,
+            "delay" => impairments.delay = time()?,
+            "jitter" => impairments.jitter = time()?,
+            _ => {
+                return Err(format!(
+                    "found `{name}`, expected loss, duplicate, reorder, corrupt, delay or jitter"
+                ));
+            }
+        }
+    }
+    Ok(impairments)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +185,15 @@ mod tests {
         assert!(parse_cores("a").unwrap_err().contains("found `a`"));
         assert!(parse_cores("3-1").unwrap_err().contains("no range"));
         assert!(parse_cores("").is_err());
+    }
+
+    #[test]
+    fn impairments_are_shares_and_times() {
+        let parsed = parse_impairments("loss=1.5%,delay=20ms").expect("both are known");
+        assert_eq!((parsed.loss, parsed.delay), (0.015, Duration::from_millis(20)));
+        for wrong in ["loss=1", "delay=20", "heat=1%", "loss"] {
+            assert!(parse_impairments(wrong).unwrap_err().contains("expected"), "{wrong}");
+        }
     }
 
     #[test]

@@ -4,13 +4,14 @@ use crate::args::{Args, LinkChoice, TransmitChoice};
 use crate::steering::Steering;
 use crate::worker::{Network, Port};
 use freena_link_af_xdp::{AfXdpLink, Mode, Options, Transmit, XdpInterface};
-use freena_link_middleware::Trace;
+use freena_link_middleware::{BadProbability, Directions, Impair, Impairments, Trace};
 use freena_link_raw::{Device, RawLink, SteeredInterface};
 use freena_stack_api::Link;
 use freena_wire::Mac;
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::Path;
+use std::time::Instant;
 
 /// An interface that is served.
 pub struct Interface {
@@ -56,6 +57,9 @@ pub enum LinkError {
     /// The packet socket cannot be opened.
     #[error("packet socket on interface {0}: {1} (CAP_NET_RAW is needed)")]
     Raw(String, io::Error),
+    /// The impairments make no sense.
+    #[error("--impair: {0}")]
+    Impair(String),
     /// The trace file cannot be written.
     #[error("trace file {0}: {1}")]
     Trace(String, io::Error),
@@ -98,6 +102,10 @@ pub fn open(name: &str, args: &Args, network: &Network) -> Result<(Interface, Ve
     for link in links {
         let link = match &args.trace {
             Some(path) => traced(link, path)?,
+            None => link,
+        };
+        let link = match &args.impair {
+            Some(impairments) => impaired(link, *impairments)?,
             None => link,
         };
         ports.push(Port { link, ifindex: device.index, mac, budget, sees_all });
@@ -148,6 +156,13 @@ fn raw_links(name: &str, reason: &str) -> Result<Links, LinkError> {
 /// The first line of an error: behind it may come the verifier's log.
 fn brief(error: &dyn std::error::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// Wraps a link so that it is a bad one. The same frames have the same fate in each run.
+fn impaired(link: Box<dyn Link>, impairments: Impairments) -> Result<Box<dyn Link>, LinkError> {
+    let seed = u64::from(link.info().queue) + 1;
+    let bad = |error: BadProbability| LinkError::Impair(error.to_string());
+    Ok(Box::new(Impair::new(link, impairments, Directions::Both, seed, Instant::now).map_err(bad)?))
 }
 
 /// Wraps a link so that it writes what it carries. Each queue has a file of its own.

@@ -38,7 +38,7 @@ pub struct Impaired {
 ///
 /// Super-packets that are sent are segmented first, so that each frame has a fate of its own; those received share one.
 /// A frame that is late goes on in the first call of `receive` or `transmit` after its time; nothing wakes a thread that
-/// sleeps on [`Link::wait_fd`] for it, so poll, or sleep no longer than until [`Impair::poll_timeout`].
+/// sleeps on [`Link::wait_fd`] for it, so poll, or sleep no longer than until [`Link::poll_timeout`].
 pub struct Impair<L> {
     link: L,
     clock: Box<dyn Fn() -> Instant + Send>,
@@ -147,11 +147,6 @@ impl<L: Link> Impair<L> {
         Ok(Impair { link, clock: Box::new(clock), receiving, sending, scratch: Vec::new() })
     }
 
-    /// When the next frame that is held back is due.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        [&self.receiving, &self.sending].into_iter().flatten().filter_map(Direction::due).min()
-    }
-
     /// What was done so far.
     pub fn impaired(&self) -> Impaired {
         let both = [&self.receiving, &self.sending].into_iter().flatten().map(|direction| direction.done);
@@ -251,6 +246,11 @@ impl<L: Link> Link for Impair<L> {
         stats.rx_dropped += dropped[0];
         stats.tx_dropped += dropped[1];
         stats
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let own = [&self.receiving, &self.sending].into_iter().flatten().filter_map(Direction::due).min();
+        [own, self.link.poll_timeout()].into_iter().flatten().min()
     }
 }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// A packet that passed.
 #[derive(Clone, Copy)]
@@ -139,6 +140,10 @@ impl<L: Link> Link for Tap<L> {
 
     fn stats(&self) -> LinkStats {
         self.link.stats()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.link.poll_timeout()
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
     borrow::Cow,
     io::{self, Write},
     os::fd::RawFd,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// Value of `if_tsresol` for nanoseconds: 10 to the minus ninth.
@@ -165,6 +165,10 @@ impl<L: Link, W: Write + Send> Link for Trace<L, W> {
 
     fn stats(&self) -> LinkStats {
         self.link.stats()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.link.poll_timeout()
     }
 }
 

@@ -275,7 +275,8 @@ impl Worker {
             self.sleeps += 1;
             // Fragments that wait for others in vain are forgotten in time.
             let now = Instant::now();
-            let deadlines = [self.reassembler.poll_timeout(), self.streams.poll_timeout(now)];
+            let held_back = self.setup.ports.iter().filter_map(|port| port.link.poll_timeout()).min();
+            let deadlines = [self.reassembler.poll_timeout(), self.streams.poll_timeout(now), held_back];
             let deadline = deadlines.into_iter().flatten().min();
             let until_deadline = deadline.map(|deadline| deadline.saturating_duration_since(now));
             if self.look(Some(until_deadline.map_or(LONGEST_SLEEP, |time| time.min(LONGEST_SLEEP)))) == 0 {
