@@ -1,6 +1,7 @@
 //! The raw link on a veth pair between two namespaces. Needs root.
 
 mod steering;
+mod tcp;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
