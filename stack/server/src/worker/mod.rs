@@ -257,6 +257,7 @@ impl Worker {
             until_look = TURNS_PER_LOOK;
             self.retire_quiet();
             self.retire_quiet_streams();
+            self.clear_remains();
             if self.look(Some(Duration::ZERO)) > 0 {
                 idle.worked(self.now);
             } else if work == 0 && idle.should_sleep(self.now) {

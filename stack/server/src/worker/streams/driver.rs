@@ -1,7 +1,7 @@
 //! What the engine asks for in the middle of a segment.
 
 use super::super::path::{Fast, Path as Way, Paths, Unresolved};
-use super::table::{Connection, Handout, Slot, Table};
+use super::table::{Connection, Handout, Table};
 use super::{find_way, options, watch};
 use crate::stream::{Names, Registry};
 use crate::sys::Epoll;
@@ -96,8 +96,9 @@ impl Driver for Host<'_> {
         self.registry.insert(stream.clone());
         let mut connection = Connection::new(stream, *flow, path, options, self.now);
         connection.flags = connection.stream.memory.page().stream.asked.flags.load(Ordering::Relaxed);
+        connection.accepted = true;
         connection.established = true;
-        self.table.replace(handle, Slot::Live(Box::new(connection)));
+        self.table.insert(handle, connection);
         Some(room)
     }
 

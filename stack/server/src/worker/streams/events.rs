@@ -3,8 +3,8 @@
 //! Order matters, since programs read without locks: bytes are published before the state that says that nothing follows
 //! them, and the error is stored before the state that makes a program look for it.
 
-use super::table::{Connection, Slot};
-use super::{Worker, programs};
+use super::table::{Connection, Remains};
+use super::{MAX_TIME_WAIT, Worker, programs};
 use crate::stream::Stream;
 use crate::sys;
 use freena_shm_abi::stream::state;
@@ -12,6 +12,10 @@ use freena_shm_ring::wake;
 use freena_tcp::{Event, Failure, Handle, IcmpError, State};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long the engine waits for old duplicates.
+const TIME_WAIT: Duration = Duration::from_secs(60);
 
 impl Worker {
     /// Tells what has happened; returns how much that was.
@@ -80,7 +84,7 @@ impl Worker {
             // Only whoever asked for IP_RECVERR hears of it before the connection is over.
             Event::SoftError(..) => {}
             Event::Released(handle) => {
-                if let Slot::Live(connection) = table.replace(handle, Slot::Free) {
+                if let Some(connection) = table.remove(handle) {
                     self.dismiss(&connection);
                 }
             }
@@ -98,36 +102,46 @@ impl Worker {
         match errno {
             Some(errno) => fail(&stream, errno),
             None => {
-                let state = match self.streams.tcp.state(handle) {
-                    Some(State::TimeWait) => state::TIME_WAIT,
-                    _ => state::CLOSED,
-                };
-                announce(&stream, state);
+                connection.time_wait = self.streams.tcp.state(handle) == Some(State::TimeWait);
+                announce(&stream, if connection.time_wait { state::TIME_WAIT } else { state::CLOSED });
             }
         }
         if connection.closing {
-            // Nobody is left to be told. What is left to do is the engine's alone, and the port's.
-            let waiting = Slot::Waiting((stream.lease.clone(), stream.companion.get().cloned()));
-            self.streams.table.replace(handle, waiting);
+            // Nobody is left to be told.
         } else if errno.is_some() && was_connecting {
             // The program may want its kernel socket back: the socket stays until it is closed.
             self.drain(handle);
         } else {
             // The program reads what is left from its own mapping.
-            let waiting = Slot::Waiting((stream.lease.clone(), stream.companion.get().cloned()));
-            if let Slot::Live(connection) = self.streams.table.replace(handle, waiting) {
-                self.dismiss(&connection);
-            }
             shut(&stream, libc::SHUT_RDWR);
             self.streams.tcp.close(self.now, handle, false);
         }
     }
 
-    /// Takes a connection out of all that knows it but the engine.
-    pub(super) fn dismiss(&mut self, connection: &Connection) {
+    /// Takes a connection, which the engine has forgotten, out of all that knows it.
+    fn dismiss(&mut self, connection: &Connection) {
         if !connection.closing {
             self.streams.registry.remove(&connection.stream);
             let _ = self.epoll.remove(connection.stream.peer_end.as_raw_fd());
+        }
+        // Where a peer connected, the listener or its other connections hold the port.
+        if let (true, false, Some(companion)) =
+            (connection.time_wait, connection.accepted, connection.stream.companion.get())
+        {
+            let remains = &mut self.streams.table.remains;
+            if remains.len() >= MAX_TIME_WAIT {
+                remains.pop_front();
+            }
+            let held = (connection.stream.lease.clone(), companion.clone());
+            remains.push_back(Remains { until: self.now + TIME_WAIT, held });
+        }
+    }
+
+    /// Gives up ports that nobody waits for any more.
+    pub(in super::super) fn clear_remains(&mut self) {
+        let remains = &mut self.streams.table.remains;
+        while remains.front().is_some_and(|oldest| oldest.until <= self.now) {
+            remains.pop_front();
         }
     }
 

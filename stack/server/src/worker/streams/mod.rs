@@ -32,7 +32,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use table::{Connection, Listener, Slot, Table};
+use table::{Connection, Listener, Table};
 use transmit::Stage;
 
 /// Half-open connections of one worker; beyond, SYN cookies.
@@ -226,7 +226,7 @@ impl Worker {
                 connection.flags = asked.flags.load(Ordering::Relaxed);
                 // The fill that keeps it from being writable.
                 connection.unread = true;
-                streams.table.replace(handle, Slot::Live(Box::new(connection)));
+                streams.table.insert(handle, connection);
                 if let Err(error) = watch(&self.epoll, handle, &stream) {
                     tracing::error!(socket = stream.id, %error, "cannot watch a socket");
                     self.streams.tcp.abort(self.now, handle);

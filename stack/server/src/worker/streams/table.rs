@@ -38,6 +38,8 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// Whether messages wait on the server's end of the pair.
     pub(super) unread: bool,
+    /// Whether the peer opened it.
+    pub(super) accepted: bool,
     /// Whether the handshake is complete.
     pub(super) established: bool,
     /// Whether the peer has ended its direction.
@@ -48,6 +50,8 @@ pub(super) struct Connection {
     pub(super) closing: bool,
     /// Whether both directions have ended, or an error has ended them.
     pub(super) over: bool,
+    /// Whether it ended in `TIME_WAIT`.
+    pub(super) time_wait: bool,
     /// When the program or the peer last did something.
     pub(super) last_work: Instant,
     /// When its figures were last shown.
@@ -73,26 +77,25 @@ impl Connection {
             active: false,
             dirty: false,
             unread: false,
+            accepted: false,
             established: false,
             peer_closed: false,
             peer_closed_told: false,
             closing: false,
             over: false,
+            time_wait: false,
             last_work: now,
             last_shown: now,
         }
     }
 }
 
-/// What becomes of a place in the table.
-pub(super) enum Slot {
-    /// Nobody's.
-    Free,
-    /// A connection. Boxed: it is large, and the table may have many free places.
-    Live(Box<Connection>),
-    /// The program is gone and all is sent; the engine waits for old duplicates. The port stays taken: what is steered, and
-    /// the kernel socket that holds it.
-    Waiting(#[expect(dead_code, reason = "held for its end")] (Arc<Lease>, Option<Arc<OwnedFd>>)),
+/// What a connection leaves behind while the engine waits for old duplicates: what is steered, and the kernel socket that
+/// holds the port.
+pub(super) struct Remains {
+    pub(super) until: Instant,
+    #[expect(dead_code, reason = "held for their end")]
+    pub(super) held: (Arc<Lease>, Arc<OwnedFd>),
 }
 
 /// A connection that waits to be put into a listener's queue.
@@ -108,15 +111,17 @@ pub(super) struct Listener {
     pub(super) stream: Arc<Stream>,
     /// The most connections that may wait beside the listener's queue.
     pub(super) backlog: usize,
-    /// Whether its connections share their port with those of others.
+    /// Those.
     pub(super) pending: VecDeque<Handout>,
 }
 
 /// All of a worker's.
 #[derive(Default)]
 pub(super) struct Table {
-    slots: Vec<Slot>,
+    slots: Vec<Option<Box<Connection>>>,
     listeners: Vec<Option<Listener>>,
+    /// What is left of connections, by age.
+    pub(super) remains: VecDeque<Remains>,
     /// Connections whose words are looked at.
     pub(super) active: Vec<Handle>,
     /// Connections with something to publish.
@@ -127,51 +132,42 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn get(&self, handle: Handle) -> Option<&Connection> {
-        match self.slots.get(handle.0 as usize)? {
-            Slot::Live(connection) => Some(connection),
-            _ => None,
-        }
+        self.slots.get(handle.0 as usize)?.as_deref()
     }
 
     pub(super) fn get_mut(&mut self, handle: Handle) -> Option<&mut Connection> {
-        match self.slots.get_mut(handle.0 as usize)? {
-            Slot::Live(connection) => Some(connection),
-            _ => None,
-        }
+        self.slots.get_mut(handle.0 as usize)?.as_deref_mut()
     }
 
     /// The connections, by handle.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Handle, &Connection)> {
-        self.slots.iter().enumerate().filter_map(|(index, slot)| match slot {
-            Slot::Live(connection) => Some((Handle(index as u32), &**connection)),
-            _ => None,
-        })
+        let live = self.slots.iter().enumerate();
+        live.filter_map(|(index, slot)| Some((Handle(index as u32), slot.as_deref()?)))
     }
 
     /// As [`Table::iter`].
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Handle, &mut Connection)> {
-        self.slots.iter_mut().enumerate().filter_map(|(index, slot)| match slot {
-            Slot::Live(connection) => Some((Handle(index as u32), &mut **connection)),
-            _ => None,
-        })
+        let live = self.slots.iter_mut().enumerate();
+        live.filter_map(|(index, slot)| Some((Handle(index as u32), slot.as_deref_mut()?)))
     }
 
-    /// Puts something in the place of `handle`; returns what was there.
-    pub(super) fn replace(&mut self, handle: Handle, slot: Slot) -> Slot {
+    pub(super) fn insert(&mut self, handle: Handle, connection: Connection) {
         let index = handle.0 as usize;
         if self.slots.len() <= index {
-            self.slots.resize_with(index + 1, || Slot::Free);
+            self.slots.resize_with(index + 1, || None);
         }
-        let before = std::mem::replace(&mut self.slots[index], slot);
-        if let Slot::Live(connection) = &before {
-            if connection.active {
-                self.active.retain(|other| *other != handle);
-            }
-            if connection.dirty {
-                self.dirty.retain(|other| *other != handle);
-            }
+        self.slots[index] = Some(Box::new(connection));
+    }
+
+    pub(super) fn remove(&mut self, handle: Handle) -> Option<Box<Connection>> {
+        let connection = self.slots.get_mut(handle.0 as usize)?.take()?;
+        if connection.active {
+            self.active.retain(|other| *other != handle);
         }
-        before
+        if connection.dirty {
+            self.dirty.retain(|other| *other != handle);
+        }
+        Some(connection)
     }
 
     pub(super) fn listener(&mut self, key: ListenerKey) -> Option<&mut Listener> {
@@ -193,7 +189,7 @@ impl Table {
 
     /// Puts a connection on the list of those with something to publish.
     pub(super) fn soil(&mut self, handle: Handle) {
-        if let Some(Slot::Live(connection)) = self.slots.get_mut(handle.0 as usize)
+        if let Some(connection) = self.get_mut(handle)
             && !connection.dirty
         {
             connection.dirty = true;
