@@ -1,5 +1,6 @@
 //! Framework TCP as the server carries it, without the library, and kernel TCP on the other host.
 
+mod adverse;
 #[path = "../hostile/client.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod client;

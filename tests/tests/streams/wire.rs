@@ -8,9 +8,11 @@ use freena_shm_ring::stream::{ReaderCursor, WriterCursor};
 use freena_shm_ring::{SocketMapping, kick};
 use freena_tests::netns::Namespace;
 use socket2::{Domain, Protocol, Socket, Type};
+use std::fs::File;
 use std::mem::zeroed;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,6 +27,7 @@ pub struct Stream {
     pub end: Socket,
     /// The shared memory.
     pub memory: SocketMapping,
+    file: File,
     tx: WriterCursor,
     rx: ReaderCursor,
 }
@@ -83,14 +86,25 @@ impl Stream {
         Stream::new(end, memory)
     }
 
-    fn new(end: OwnedFd, memory: OwnedFd) -> Stream {
-        let memory = SocketMapping::open(memory.as_fd()).expect("the server's memory");
-        Stream { end: end.into(), memory, tx: WriterCursor::default(), rx: ReaderCursor::default() }
+    fn new(end: OwnedFd, memory_fd: OwnedFd) -> Stream {
+        let memory = SocketMapping::open(memory_fd.as_fd()).expect("the server's memory");
+        Stream {
+            end: end.into(),
+            memory,
+            file: memory_fd.into(),
+            tx: WriterCursor::default(),
+            rx: ReaderCursor::default(),
+        }
     }
 
     /// The page.
     pub fn page(&self) -> &SocketPage {
         self.memory.page()
+    }
+
+    /// Bytes of its memory that exist.
+    pub fn kept_bytes(&self) -> u64 {
+        self.file.metadata().expect("a file").blocks() * 512
     }
 
     /// Where the server says it is.

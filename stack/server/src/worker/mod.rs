@@ -258,6 +258,7 @@ impl Worker {
             self.retire_quiet();
             self.retire_quiet_streams();
             self.clear_remains();
+            self.shrink_idle_streams();
             if self.look(Some(Duration::ZERO)) > 0 {
                 idle.worked(self.now);
             } else if work == 0 && idle.should_sleep(self.now) {

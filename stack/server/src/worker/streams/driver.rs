@@ -121,5 +121,7 @@ impl Driver for Host<'_> {
         // what the program has read, as cut above.
         unsafe { pipe.copy_in(connection.rx.base, position, bytes.as_ptr(), bytes.len()) };
         connection.stored = connection.stored.max(position + bytes.len() as u64);
+        let offset = position.wrapping_sub(connection.rx.base) & (pipe.size() - 1);
+        connection.touch(offset + bytes.len() as u64);
     }
 }

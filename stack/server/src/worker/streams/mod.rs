@@ -11,6 +11,7 @@
 mod accept;
 mod driver;
 mod events;
+mod memory;
 mod options;
 mod programs;
 mod table;

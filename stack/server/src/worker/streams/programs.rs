@@ -133,7 +133,12 @@ impl Worker {
         let mut active = std::mem::take(&mut streams.table.active);
         active.retain(|handle| {
             let Some(connection) = streams.table.get_mut(*handle) else { return false };
-            !due(connection) || !suspend(connection, &mut streams.tcp, *handle, self.now)
+            if !due(connection) || !suspend(connection, &mut streams.tcp, *handle, self.now) {
+                return true;
+            }
+            let grown = connection.grown(*handle, self.now);
+            streams.table.grown.extend(grown);
+            false
         });
         streams.table.active = active;
     }

@@ -1,6 +1,7 @@
 //! What a worker keeps of its connections and listeners, in its private memory.
 
 use super::super::path::Fast;
+use super::memory::Grown;
 use crate::stream::{Lease, Stream};
 use freena_shm_ring::stream::{ReaderCursor, WriterCursor};
 use freena_tcp::{Flow, Handle, ListenerKey, Options, Path};
@@ -19,6 +20,10 @@ pub(super) struct Connection {
     pub(super) arrived: u64,
     /// End of what has been stored, in order or not.
     pub(super) stored: u64,
+    /// How far from its beginning the receive ring has been written to.
+    pub(super) touched: u64,
+    /// Whether it is in the list of those that keep pages.
+    pub(super) is_grown: bool,
     /// What the engine was told to be read.
     pub(super) read: u64,
     /// Transmit ring. Its head is what the peer has acknowledged.
@@ -66,6 +71,8 @@ impl Connection {
             rx: WriterCursor::default(),
             arrived: 0,
             stored: 0,
+            touched: 0,
+            is_grown: false,
             read: 0,
             tx: ReaderCursor::default(),
             options,
@@ -126,6 +133,8 @@ pub(super) struct Table {
     pub(super) active: Vec<Handle>,
     /// Connections with something to publish.
     pub(super) dirty: Vec<Handle>,
+    /// Connections that keep pages which they may not need, by when they became quiet.
+    pub(super) grown: VecDeque<Grown>,
     /// Listeners whose queue did not take all.
     pub(super) crowded: Vec<ListenerKey>,
 }
