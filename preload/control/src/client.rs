@@ -96,7 +96,7 @@ pub fn open() -> Result<Connection, Failure> {
         Ok(fd) => Ok(Connection { fd, _lock: lock }),
         Err(failure) => {
             let path = core::str::from_utf8(settings::get().control_path()).unwrap_or("?");
-            log::warning(&TOLD, format_args!("{path}: {failure}; datagram sockets stay with the kernel"));
+            log::warning(&TOLD, format_args!("{path}: {failure}; its sockets stay with the kernel"));
             Err(failure)
         }
     }

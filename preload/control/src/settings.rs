@@ -14,8 +14,10 @@ pub const MAX_PATH: usize = 107;
 /// The settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// `datagram=udp`: datagram sockets use framework UDP. Default: false, nothing is hooked.
+    /// `datagram=udp`: datagram sockets use framework UDP. Default: false; with `stream` false too, nothing is hooked.
     pub datagram: bool,
+    /// `stream=tcp`: stream sockets use framework TCP. Default: false.
+    pub stream: bool,
     /// `spin_us=N`: how long to look again and again before sleeping, in microseconds, 0 to 10,000. Default 50. More
     /// costs processor time of an idle program, less costs latency.
     pub spin_us: u32,
@@ -33,6 +35,7 @@ impl Settings {
     /// Everything by default: the library does nothing.
     pub const DEFAULT: Settings = Settings {
         datagram: false,
+        stream: false,
         spin_us: 50,
         tx_size: 0,
         rx_size: 0,
@@ -56,6 +59,7 @@ impl Settings {
             let (Some(key), Some(value)) = (parts.next(), parts.next()) else { continue };
             match key {
                 b"datagram" => parsed.datagram = value == b"udp",
+                b"stream" => parsed.stream = value == b"tcp",
                 b"spin_us" => set(&mut parsed.spin_us, value, 10_000),
                 b"tx_size" => set(&mut parsed.tx_size, value, u32::MAX),
                 b"rx_size" => set(&mut parsed.rx_size, value, u32::MAX),
@@ -63,6 +67,11 @@ impl Settings {
             }
         }
         parsed
+    }
+
+    /// Whether the library has anything to do at all.
+    pub fn is_active(&self) -> bool {
+        self.datagram || self.stream
     }
 
     /// Path of the control socket; empty if the one given is too long.
@@ -114,15 +123,16 @@ mod tests {
     #[test]
     fn absence_hooks_nothing() {
         let settings = Settings::parse(None, None, None);
-        assert!(!settings.datagram);
+        assert!(!settings.is_active());
         assert_eq!(settings.control_path(), DEFAULT_PATH.as_bytes());
     }
 
     #[test]
     fn known_keys_are_read_and_bounded_and_others_ignored() {
+        assert!(Settings::parse(Some(b"v=1 stream=tcp"), None, None).stream);
         let text = b"v=1 datagram=udp spin_us=999999 tx_size=262144 colour=red junk rx_size=x";
         let settings = Settings::parse(Some(text), Some(b"/tmp/c"), Some(b"1"));
-        assert!(settings.datagram && settings.log);
+        assert!(settings.datagram && !settings.stream && settings.log);
         assert_eq!((settings.spin_us, settings.tx_size, settings.rx_size), (10_000, 262_144, 0));
         assert_eq!(settings.control_path(), b"/tmp/c");
         assert!(!Settings::parse(Some(b"datagram=kernel"), None, None).datagram);

@@ -379,3 +379,37 @@ pub fn mode(fd: c_int) -> Result<libc::mode_t> {
     call!(SYS_fstat, fd, ptr::from_mut(&mut stat))?;
     Ok(stat.st_mode)
 }
+
+/// listen(2).
+pub fn listen(fd: c_int, backlog: c_int) -> Result<isize> {
+    call!(SYS_listen, fd, backlog)
+}
+
+/// Sends a signal to the calling thread.
+pub fn raise(signal: c_int) {
+    let _ = call!(SYS_tgkill, getpid(), gettid(), signal);
+}
+
+/// read(2) to a place that the caller has.
+///
+/// # Safety
+/// `bytes..bytes + len` is writable.
+pub unsafe fn read_raw(fd: c_int, bytes: *mut u8, len: usize) -> Result<usize> {
+    call!(SYS_read, fd, bytes, len).map(|v| v as usize)
+}
+
+/// pread(2) to a place that the caller has.
+///
+/// # Safety
+/// `bytes..bytes + len` is writable.
+pub unsafe fn pread_raw(fd: c_int, bytes: *mut u8, len: usize, offset: usize) -> Result<usize> {
+    call!(SYS_pread64, fd, bytes, len, offset).map(|v| v as usize)
+}
+
+/// write(2) from a place that the caller has.
+///
+/// # Safety
+/// `bytes..bytes + len` is readable.
+pub unsafe fn write_raw(fd: c_int, bytes: *const u8, len: usize) -> Result<usize> {
+    call!(SYS_write, fd, bytes, len).map(|v| v as usize)
+}

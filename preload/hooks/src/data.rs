@@ -1,9 +1,9 @@
-//! Datagrams, names and options.
+//! Data, names and options.
 
 use crate::result::hook;
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr::{null, null_mut};
-use freena_preload_control::{next, sys};
+use freena_preload_control::next;
 use freena_preload_interface::{descriptors, names, options, receive, send, takeover};
 use libc::{iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
 
@@ -78,10 +78,10 @@ hook! {
     fn writev(fd: c_int, vectors: *const iovec, count: c_int) -> ssize_t = send::writev(fd, vectors, count);
     /// sendfile(2).
     fn sendfile(out: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t
-        = send::through_companion(out, |kernel| sys::sendfile(kernel, from, offset, count));
-    /// splice(2), to a socket.
+        = send::sendfile(out, from, offset, count);
+    /// splice(2).
     fn splice(from: c_int, from_offset: *mut i64, to: c_int, to_offset: *mut i64, len: size_t, flags: c_uint) -> ssize_t
-        = send::through_companion(to, |kernel| sys::splice(from, from_offset, kernel, to_offset, len, flags));
+        = send::splice(from, from_offset, to, to_offset, len, flags);
     /// recv(2).
     fn recv(fd: c_int, bytes: *mut c_void, len: size_t, flags: c_int) -> ssize_t
         = receive::recvfrom(fd, bytes, len, flags, null_mut(), null_mut());
@@ -92,8 +92,7 @@ hook! {
     fn recvmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int, timeout: *mut timespec) -> c_int
         = receive::recvmmsg(fd, messages, count, flags, timeout);
     /// read(2).
-    fn read(fd: c_int, bytes: *mut c_void, len: size_t) -> ssize_t
-        = receive::recvfrom(fd, bytes, len, 0, null_mut(), null_mut());
+    fn read(fd: c_int, bytes: *mut c_void, len: size_t) -> ssize_t = receive::read(fd, bytes, len);
     /// readv(2).
     fn readv(fd: c_int, vectors: *const iovec, count: c_int) -> ssize_t = receive::readv(fd, vectors, count);
 }

@@ -3,6 +3,7 @@
 use crate::result::hook;
 use core::ffi::{c_int, c_uint};
 use freena_preload_control::next;
+use freena_preload_interface::stream::{accept, listen};
 use freena_preload_interface::{descriptors, table};
 use libc::{sockaddr, socklen_t};
 
@@ -12,12 +13,12 @@ hook! {
     /// close_range(2).
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int = descriptors::close_range(first, last, flags);
     /// listen(2).
-    fn listen(fd: c_int, backlog: c_int) -> c_int = descriptors::streams_only(fd);
+    fn listen(fd: c_int, backlog: c_int) -> c_int = listen::listen(fd, backlog);
     /// accept(2).
-    fn accept(fd: c_int, address: *mut sockaddr, len: *mut socklen_t) -> c_int = descriptors::streams_only(fd);
+    fn accept(fd: c_int, address: *mut sockaddr, len: *mut socklen_t) -> c_int = accept::accept4(fd, address, len, 0);
     /// accept4(2).
     fn accept4(fd: c_int, address: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int
-        = descriptors::streams_only(fd);
+        = accept::accept4(fd, address, len, flags);
     /// ioctl(2).
     fn ioctl(fd: c_int, request: usize, arg: usize) -> c_int = descriptors::ioctl(fd, request, arg);
 }

@@ -1,9 +1,9 @@
 //! Duplicating, closing and setting flags of descriptors.
 
 use crate::outcome::{Error, Outcome, Reason, Stop};
-use crate::socket::Held;
+use crate::socket::{Held, Kind};
 use crate::table::{self, Entry};
-use crate::{companion, epoll, receive, send, takeover, token};
+use crate::{companion, epoll, receive, send, stream, takeover, token};
 use core::ffi::{c_int, c_uint};
 use core::sync::atomic::Ordering;
 use freena_preload_control::sys::{self, Errno};
@@ -15,6 +15,8 @@ const FIONREAD: u32 = 0x541b;
 const FIONBIO: u32 = 0x5421;
 const FIOASYNC: u32 = 0x5452;
 const TIOCOUTQ: u32 = 0x5411;
+const SIOCOUTQNSD: u32 = 0x894b;
+const SIOCATMARK: u32 = 0x8905;
 const FIOCLEX: u32 = 0x5451;
 const FIONCLEX: u32 = 0x5450;
 const CLOSE_RANGE_CLOEXEC: c_int = 1 << 2;
@@ -25,10 +27,15 @@ pub fn close(fd: c_int) -> Outcome {
     if own::is_own(fd) && !process::is_vfork_child() {
         return Err(Error::Own.into());
     }
-    if table::is_tracked(fd) {
-        forget(fd);
-    } else {
-        epoll::forget(fd);
+    match table::kind(fd) {
+        None => epoll::forget(fd),
+        Some(Kind::Stream) if !process::is_vfork_child() => {
+            if let Some(outcome) = stream::close::linger(fd) {
+                return outcome;
+            }
+            forget(fd);
+        }
+        Some(_) => forget(fd),
     }
     Err(Stop::Bypass(Reason::Untracked))
 }
@@ -148,6 +155,17 @@ fn note_status(fd: c_int, held: &Held, flags: c_int) {
 pub unsafe fn ioctl(fd: c_int, request: usize, arg: usize) -> Outcome {
     let held = table::hold(fd).ok_or(Stop::Bypass(Reason::Untracked))?;
     let to = core::ptr::with_exposed_provenance_mut::<c_int>(arg);
+    if held.is_stream()
+        && let request @ (FIONREAD | TIOCOUTQ | SIOCOUTQNSD | SIOCATMARK) = request as u32
+    {
+        let answer = of_stream(&held, request)?;
+        if to.is_null() {
+            return Err(Errno(libc::EFAULT).into());
+        }
+        // SAFETY: not null; the program's.
+        unsafe { to.write_unaligned(answer) };
+        return Ok(0);
+    }
     match request as u32 {
         FIONREAD | TIOCOUTQ if to.is_null() => Err(Errno(libc::EFAULT).into()),
         FIONREAD => {
@@ -177,12 +195,21 @@ pub unsafe fn ioctl(fd: c_int, request: usize, arg: usize) -> Outcome {
     }
 }
 
-/// listen(2), accept(2): not for datagram sockets.
-pub fn streams_only(fd: c_int) -> Outcome {
-    if table::hold(fd).is_some() {
-        return Err(Errno(libc::EOPNOTSUPP).into());
+/// What tcp(7) has an ioctl for.
+fn of_stream(held: &Held, request: u32) -> Result<c_int, Error> {
+    if stream::is_listener(held) && request != SIOCATMARK {
+        return Err(Error::Invalid);
     }
-    Err(Stop::Bypass(Reason::Untracked))
+    let page = held.page();
+    Ok(match request {
+        FIONREAD => stream::receive::readable(held) as c_int,
+        TIOCOUTQ => send::used(held) as c_int,
+        SIOCOUTQNSD => {
+            let sent = page.stream.told.sent.load(Ordering::Relaxed);
+            page.tx_tail.0.load(Ordering::Relaxed).saturating_sub(sent) as c_int
+        }
+        _ => c_int::from(stream::receive::is_at_mark(held)),
+    })
 }
 
 /// After recvmsg(2) on a descriptor that is not the framework's: finds framework sockets among received descriptors.

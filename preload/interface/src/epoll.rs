@@ -2,7 +2,6 @@
 //! socket behind the number, and the kernel knows registrations by socket.
 
 use crate::outcome::{Outcome, Reason, Stop};
-use crate::socket::Held;
 use crate::table::{self, Entry};
 use crate::token;
 use core::ffi::c_int;
@@ -106,8 +105,10 @@ pub fn leave(fd: c_int) {
     }
 }
 
-/// After a takeover: puts the number back, and forgets the registrations, which are the kernel's affair now.
-pub fn enter_again(fd: c_int, held: &Held) {
+/// After a takeover: puts the number back, and forgets the registrations, which are the kernel's affair now. Whether there
+/// were any.
+pub fn enter_again(fd: c_int) -> bool {
+    let mut any = false;
     for registration in of(fd) {
         let epfd = registration.epfd.load(Ordering::Relaxed);
         let event = epoll_event {
@@ -117,8 +118,9 @@ pub fn enter_again(fd: c_int, held: &Held) {
         // SAFETY: `event` is readable.
         let _ = unsafe { sys::epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &event) };
         forget_one(registration);
-        token::make_exact(fd, held);
+        any = true;
     }
+    any
 }
 
 /// A candidate, or an epoll instance, is closed.

@@ -3,6 +3,7 @@
 //! A program that will have this library finds its framework sockets by itself. One that will not (statically linked,
 //! set-user-ID, an environment without the library) gets the kernel's own sockets back under the same numbers.
 
+use crate::stream;
 use crate::table::{self, Entry};
 use core::ffi::{CStr, c_char, c_int};
 use freena_preload_control::{client, log, process, settings, sys};
@@ -38,7 +39,7 @@ impl Without {
 /// # Safety
 /// The pointers are what the program passed.
 pub unsafe fn before(path: *const c_char, environment: *const *const c_char) {
-    if !settings::get().datagram || !shares_sockets() {
+    if !settings::get().is_active() || !shares_sockets() {
         return;
     }
     // SAFETY: the caller's.
@@ -53,7 +54,7 @@ pub unsafe fn before(path: *const c_char, environment: *const *const c_char) {
 /// # Safety
 /// The pointers are what the program passed.
 pub unsafe fn before_spawn(path: *const c_char, environment: *const *const c_char) {
-    if !settings::get().datagram || !shares_sockets() {
+    if !settings::get().is_active() || !shares_sockets() {
         return;
     }
     // SAFETY: the caller's.
@@ -144,6 +145,12 @@ fn is_static_elf(start: &[u8]) -> bool {
 fn give_back() {
     let vforked = process::is_vfork_child();
     for fd in table::tracked(0, u32::MAX).filter(|fd| survives(*fd)) {
+        if table::hold(fd).is_some_and(|held| held.is_stream() && !stream::is_listener(&held)) {
+            log::decision(format_args!(
+                "connection fd {fd} will not work in the new program: the kernel has no part in it"
+            ));
+            continue;
+        }
         let request = Request::new(op::COMPANION);
         // A vfork child runs in its parent's memory: it must not use, or lock, the parent's connection.
         let reply = if vforked { client::call_apart(&request, &[fd]) } else { client::call(&request, &[fd]) };

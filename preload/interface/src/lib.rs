@@ -5,7 +5,7 @@
 //! - [`table`]: what each descriptor is; [`socket`]: what a framework socket has in this process; [`lock`]: who may
 //!   touch its rings;
 //! - [`takeover`]: how a kernel socket becomes one of the framework, and is found again after exec;
-//! - [`send`], [`receive`], [`ancillary`]: datagrams; [`token`]: readiness that the kernel can see;
+//! - [`send`], [`receive`], [`ancillary`]: datagrams; [`stream`]: connections and listeners; [`token`]: readiness that the kernel can see;
 //! - [`poll`], [`select`], [`epoll`]: waiting;
 //! - [`names`], [`options`], [`companion`]: what the kernel's own socket knows;
 //! - [`descriptors`], [`exec`]: duplicates, flags, closing, new programs.
@@ -30,6 +30,7 @@ pub mod receive;
 pub mod select;
 pub mod send;
 pub mod socket;
+pub mod stream;
 pub mod table;
 pub mod takeover;
 pub mod token;
@@ -44,7 +45,7 @@ pub unsafe fn start() {
     next::resolve();
     // SAFETY: the constructor is the only one to run (contract).
     unsafe { settings::load() };
-    if !settings::get().datagram {
+    if !settings::get().is_active() {
         return;
     }
     process::start();

@@ -1,9 +1,8 @@
 //! Socket options: a few are known by heart, the kernel's own socket answers for the rest.
 
 use crate::outcome::{Outcome, Reason, Stop};
-use crate::{companion, table, token};
+use crate::{companion, stream, table, token};
 use core::ffi::{c_int, c_void};
-use core::mem::size_of;
 use core::sync::atomic::Ordering;
 use freena_preload_control::sys::{self, Errno};
 use freena_shm_abi::app::{AppArea, options, status};
@@ -33,7 +32,8 @@ const BITS: [(c_int, c_int, u32); 13] = [
     (SOL_UDP, libc::UDP_GRO, options::GRO),
 ];
 
-fn int(fd: c_int, level: c_int, name: c_int) -> Option<c_int> {
+/// An integer option of a kernel socket.
+pub(crate) fn int(fd: c_int, level: c_int, name: c_int) -> Option<c_int> {
     sys::get_option(fd, level, name, 0).ok()
 }
 
@@ -73,6 +73,16 @@ pub fn load(app: &AppArea, companion: c_int) {
     app.options.store(bits, Ordering::Relaxed);
 }
 
+/// Whether a kernel socket is of family `AF_INET6`.
+pub(crate) fn is_family6(fd: c_int) -> bool {
+    int(fd, SOL_SOCKET, libc::SO_DOMAIN) == Some(libc::AF_INET6)
+}
+
+/// Whether a kernel socket of family `AF_INET6` refuses IPv4.
+pub(crate) fn is_v6only(fd: c_int) -> bool {
+    int(fd, SOL_IPV6, libc::IPV6_V6ONLY).is_some_and(|value| value != 0)
+}
+
 /// Whether `UDP_CORK` is set.
 pub fn is_corked(companion: c_int) -> bool {
     int(companion, SOL_UDP, UDP_CORK).is_some_and(|value| value != 0)
@@ -98,6 +108,10 @@ pub unsafe fn getsockopt(
     len: *mut socklen_t,
 ) -> Outcome {
     let held = table::hold(fd).ok_or(Stop::Bypass(Reason::Untracked))?;
+    if held.is_stream() {
+        // SAFETY: the caller's.
+        return unsafe { stream::options::getsockopt(fd, &held, level, name, value, len) };
+    }
     if level == SOL_SOCKET && name == libc::SO_ERROR {
         let pending = held.page().error.0.load(Ordering::Relaxed);
         if pending != 0 || held.app().status.load(Ordering::Relaxed) & status::DEAD != 0 {
@@ -132,7 +146,13 @@ pub unsafe fn getsockopt(
 }
 
 /// Gives an integer as the kernel does: cut to `*len`.
-unsafe fn give(answer: c_int, value: *mut c_void, len: *mut socklen_t) -> Outcome {
+pub(crate) unsafe fn give(answer: c_int, value: *mut c_void, len: *mut socklen_t) -> Outcome {
+    // SAFETY: the caller's.
+    unsafe { give_bytes(&answer.to_ne_bytes(), value, len) }
+}
+
+/// Gives a value as the kernel does: cut to `*len`.
+pub(crate) unsafe fn give_bytes(answer: &[u8], value: *mut c_void, len: *mut socklen_t) -> Outcome {
     if value.is_null() || len.is_null() {
         return Err(Errno(libc::EFAULT).into());
     }
@@ -142,8 +162,8 @@ unsafe fn give(answer: c_int, value: *mut c_void, len: *mut socklen_t) -> Outcom
         if room > i32::MAX as u32 {
             return Err(Errno(libc::EINVAL).into());
         }
-        let take = (room as usize).min(size_of::<c_int>());
-        core::ptr::copy_nonoverlapping((&raw const answer).cast::<u8>(), value.cast(), take);
+        let take = (room as usize).min(answer.len());
+        core::ptr::copy_nonoverlapping(answer.as_ptr(), value.cast(), take);
         *len = take as socklen_t;
     }
     Ok(0)
@@ -161,6 +181,10 @@ pub unsafe fn setsockopt(
     len: socklen_t,
 ) -> Outcome {
     let held = table::hold(fd).ok_or(Stop::Bypass(Reason::Untracked))?;
+    if held.is_stream() {
+        // SAFETY: the caller's.
+        return unsafe { stream::options::setsockopt(fd, &held, level, name, value, len) };
+    }
     let result = companion::change(fd, &held, |companion| {
         // SAFETY: the kernel checks the program's pointer.
         unsafe { sys::setsockopt(companion, level, name, value, len) }?;
@@ -179,6 +203,9 @@ pub unsafe fn setsockopt(
 /// shutdown(2).
 pub fn shutdown(fd: c_int, how: c_int) -> Outcome {
     let held = table::hold(fd).ok_or(Stop::Bypass(Reason::Untracked))?;
+    if held.is_stream() {
+        return stream::close::shutdown(fd, &held, how);
+    }
     let result = companion::with(fd, &held, |companion| Ok(sys::shutdown(companion, how)));
     let bits = match how {
         libc::SHUT_RD => 1,

@@ -39,8 +39,15 @@ pub enum Error {
     NoDestination,
     /// The sending direction was shut down.
     ShutDown,
-    /// The server is gone, or the ring is damaged.
+    /// The stream has no peer: it listens, or is over.
+    NotConnected,
+    /// The server is gone, or the ring is damaged. Datagram sockets and listeners say so; a connection is reset then, as
+    /// if its peer had done it, which is what programs are prepared for.
     ServerGone,
+    /// What came in a message of the server makes no sense: never told, the next message is looked at.
+    Damaged,
+    /// The file or pipe in a buffer's place has ended: never told, nothing has been sent.
+    EndOfFile,
     /// A signal handler sends while the code that it interrupted does.
     Reentered,
     /// The descriptor is the library's own.
@@ -65,8 +72,13 @@ impl Error {
             Error::NoDestination => libc::EDESTADDRREQ,
             // send(2): "The local end has been shut down".
             Error::ShutDown => libc::EPIPE,
-            // socket(7), netdevice: the way to the network is down.
+            // shutdown(2), recv(2): "The socket is not connected".
+            Error::NotConnected => libc::ENOTCONN,
+            // socket(7), netdevice: the way to the network is down. For accept(2): not ECONNABORTED, which event loops
+            // answer by calling again at once.
             Error::ServerGone => libc::ENETDOWN,
+            Error::Damaged => libc::EPROTO,
+            Error::EndOfFile => libc::EIO,
             // send(2): "The output queue for a network interface was full": what a caller knows to try again.
             Error::Reentered => libc::ENOBUFS,
             // To the program the number is not open.

@@ -2,7 +2,7 @@
 
 use crate::outcome::{Error, Outcome, Reason, Stop};
 use crate::socket::Held;
-use crate::{send, table, token};
+use crate::{send, stream, table, token};
 use core::ffi::{c_int, c_short};
 use core::sync::atomic::Ordering;
 use freena_preload_control::next;
@@ -15,8 +15,17 @@ use libc::{
 const READ: c_short = POLLIN | POLLRDNORM;
 const WRITE: c_short = POLLOUT | POLLWRNORM | POLLWRBAND;
 
+/// The framework socket behind a descriptor, if its readiness is not the kernel's own affair: a listener's queue is.
+#[inline]
+pub(crate) fn hold(fd: c_int) -> Option<Held> {
+    table::hold(fd).filter(|held| !stream::is_listener(held))
+}
+
 /// What a framework socket is ready for, as udp_poll has it.
 pub(crate) fn readiness(held: &Held) -> c_short {
+    if held.is_stream() {
+        return stream::readiness::readiness(held);
+    }
     let app = held.app();
     if app.status.load(Ordering::Relaxed) & status::DEAD != 0 {
         return READ | WRITE | POLLERR | POLLHUP;
@@ -51,7 +60,7 @@ unsafe fn look(fds: *mut pollfd, count: usize) -> (usize, bool) {
     for index in 0..count {
         // SAFETY: the caller's: `count` entries are the program's.
         let entry = unsafe { &mut *fds.add(index) };
-        match table::hold(entry.fd) {
+        match hold(entry.fd) {
             Some(held) => {
                 entry.revents = readiness(&held) & (entry.events | ALWAYS);
                 ready += usize::from(entry.revents != 0);
@@ -90,7 +99,7 @@ unsafe fn prepare(fds: *mut pollfd, count: usize) -> bool {
     for index in 0..count {
         // SAFETY: the caller's.
         let entry = unsafe { &*fds.add(index) };
-        if let Some(held) = table::hold(entry.fd) {
+        if let Some(held) = hold(entry.fd) {
             ready |= prepare_one(entry.fd, &held, entry.events);
         }
     }
@@ -111,7 +120,7 @@ pub(crate) fn prepare_one(fd: c_int, held: &Held, events: c_short) -> bool {
 /// After sleeping: what the kernel saw on a framework socket that its rings do not confirm.
 pub(crate) fn discard_stale(fd: c_int, held: &Held, seen: c_short) {
     if seen & POLLHUP != 0 && held.app().shutdown.load(Ordering::Relaxed) & 1 == 0 {
-        token::mark_dead(held);
+        token::nobody_listens(held);
     } else if seen & READ != 0
         && !held.has_data()
         && let Ok(side) = token::lock_rx(fd, held)
@@ -178,7 +187,7 @@ unsafe fn wait(
         for index in 0..count {
             // SAFETY: the caller's.
             let entry = unsafe { *fds.add(index) };
-            if let Some(held) = table::hold(entry.fd) {
+            if let Some(held) = hold(entry.fd) {
                 discard_stale(entry.fd, &held, entry.revents);
             }
         }

@@ -1,8 +1,8 @@
 //! Receiving.
 
 use crate::outcome::{Error, Outcome, Reason, Stop};
-use crate::socket::{Held, RxSide};
-use crate::{address, ancillary, companion, table, token};
+use crate::socket::{Held, Kind, RxSide};
+use crate::{address, ancillary, companion, stream, table, token};
 use core::ffi::{c_int, c_uint, c_void};
 use core::sync::atomic::Ordering;
 use freena_preload_control::next;
@@ -14,9 +14,9 @@ use freena_shm_ring::{Consumer, Message};
 use libc::{iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, timespec};
 
 /// After this many receives in a row that found nothing, the kernel is asked whether the server still lives.
-const EMPTY_TRIES: u32 = 16;
+pub(crate) const EMPTY_TRIES: u32 = 16;
 /// So many datagrams without waiting are a stream: the next ones are not worth a process switch each.
-const STREAM: u32 = 8;
+pub(crate) const STREAM: u32 = 8;
 /// Most elements of an array of buffers (`UIO_MAXIOV`, readv(2)).
 const MAX_VECTORS: usize = 1024;
 
@@ -87,8 +87,13 @@ pub unsafe fn recvfrom(
     from: *mut sockaddr,
     from_len: *mut socklen_t,
 ) -> Outcome {
-    if !table::is_tracked(fd) {
-        return Err(Stop::Bypass(Reason::Untracked));
+    match table::kind(fd) {
+        None => return Err(Stop::Bypass(Reason::Untracked)),
+        Some(Kind::Stream) => {
+            // SAFETY: the caller's.
+            return unsafe { stream::receive::recvfrom(fd, bytes, len, wanted, from, from_len) };
+        }
+        Some(Kind::Datagram) => {}
     }
     let vector = iovec { iov_base: bytes, iov_len: len };
     let visit = |held: &Held, view: &View<'_>| {
@@ -109,13 +114,30 @@ pub unsafe fn recvfrom(
     receive(fd, wanted, visit)
 }
 
+/// read(2).
+///
+/// # Safety
+/// The pointer is the program's.
+#[inline]
+pub unsafe fn read(fd: c_int, bytes: *mut c_void, len: size_t) -> Outcome {
+    if table::kind(fd) == Some(Kind::Stream) {
+        // SAFETY: the caller's.
+        return unsafe { stream::receive::read(fd, bytes, len) };
+    }
+    // SAFETY: the caller's.
+    unsafe { recvfrom(fd, bytes, len, 0, core::ptr::null_mut(), core::ptr::null_mut()) }
+}
+
 /// readv(2).
 ///
 /// # Safety
 /// The pointers are the program's.
 pub unsafe fn readv(fd: c_int, vectors: *const iovec, count: c_int) -> Outcome {
-    if !table::is_tracked(fd) {
-        return Err(Stop::Bypass(Reason::Untracked));
+    match table::kind(fd) {
+        None => return Err(Stop::Bypass(Reason::Untracked)),
+        // SAFETY: the caller's.
+        Some(Kind::Stream) => return unsafe { stream::receive::readv(fd, vectors, count) },
+        Some(Kind::Datagram) => {}
     }
     let count = usize::try_from(count).ok().filter(|n| *n <= MAX_VECTORS).ok_or(Error::Invalid)?;
     // SAFETY: the caller's.
@@ -127,8 +149,11 @@ pub unsafe fn readv(fd: c_int, vectors: *const iovec, count: c_int) -> Outcome {
 /// # Safety
 /// The pointers are the program's.
 pub unsafe fn recvmsg(fd: c_int, message: *mut msghdr, wanted: c_int) -> Outcome {
-    if !table::is_tracked(fd) {
-        return Err(Stop::Bypass(Reason::Untracked));
+    match table::kind(fd) {
+        None => return Err(Stop::Bypass(Reason::Untracked)),
+        // SAFETY: the caller's.
+        Some(Kind::Stream) => return unsafe { stream::receive::recvmsg(fd, message, wanted) },
+        Some(Kind::Datagram) => {}
     }
     if wanted & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
         return companion::forward(fd, |kernel| {
@@ -153,8 +178,13 @@ pub unsafe fn recvmmsg(
     wanted: c_int,
     timeout: *mut timespec,
 ) -> Outcome {
-    if !table::is_tracked(fd) {
-        return Err(Stop::Bypass(Reason::Untracked));
+    match table::kind(fd) {
+        None => return Err(Stop::Bypass(Reason::Untracked)),
+        Some(Kind::Stream) => {
+            // SAFETY: the caller's.
+            return unsafe { stream::receive::recvmmsg(fd, messages, count, wanted, timeout) };
+        }
+        Some(Kind::Datagram) => {}
     }
     let count = (count as usize).min(MAX_VECTORS);
     if count == 0 {
@@ -312,7 +342,7 @@ fn receive_many(
 
 /// Sleeps in the kernel until the descriptor is readable: `EINTR`, `SA_RESTART`, `SO_RCVTIMEO` and cancellation are the
 /// kernel's and the libc's own. Nothing is held meanwhile.
-fn wait(fd: c_int) -> Result<(), Errno> {
+pub(crate) fn wait(fd: c_int) -> Result<(), Errno> {
     let before = sys::errno();
     let mut byte = 0u8;
     // SAFETY: one byte is writable at `byte`; no destructor is pending in this function or in its callers.
@@ -452,7 +482,7 @@ fn take_one(
 }
 
 #[cold]
-fn damaged(held: &Held) -> Error {
+pub(crate) fn damaged(held: &Held) -> Error {
     token::mark_dead(held);
     Error::ServerGone
 }

@@ -1,13 +1,13 @@
 //! select(2) and pselect(2), like [`crate::poll`], with sets of bits.
 
 use crate::outcome::{Error, Outcome, Reason, Stop};
-use crate::poll::{discard_stale, prepare_one, readiness};
+use crate::poll::{discard_stale, hold, prepare_one, readiness};
 use crate::{table, token};
 use core::ffi::{c_int, c_short};
 use core::ptr;
 use freena_preload_control::next;
 use freena_preload_control::sys::{self, Errno};
-use libc::{FD_SETSIZE, POLLERR, POLLHUP, POLLIN, POLLOUT, fd_set, timeval};
+use libc::{FD_SETSIZE, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, fd_set, timeval};
 
 const WORDS: usize = FD_SETSIZE / 64;
 
@@ -81,18 +81,19 @@ impl Sets {
     fn events(&self, fd: c_int) -> c_short {
         let read = if self.has(0, fd) { POLLIN } else { 0 };
         let write = if self.has(1, fd) { POLLOUT } else { 0 };
-        read | write
+        let except = if self.has(2, fd) { POLLPRI } else { 0 };
+        read | write | except
     }
 
     /// Puts what framework sockets are ready for into `result`.
     fn look(&self, result: &mut Sets) {
         for fd in self.members() {
-            if let Some(held) = table::hold(fd) {
+            if let Some(held) = hold(fd) {
                 let ready = readiness(&held);
                 // As the kernel's POLLIN_SET and POLLOUT_SET (fs/select.c).
                 result.put(0, fd, self.has(0, fd) && ready & (POLLIN | POLLHUP | POLLERR) != 0);
                 result.put(1, fd, self.has(1, fd) && ready & (POLLOUT | POLLERR) != 0);
-                result.put(2, fd, false);
+                result.put(2, fd, self.has(2, fd) && ready & POLLPRI != 0);
             }
         }
     }
@@ -178,7 +179,7 @@ unsafe fn wait(
     while result.len() == 0 && timeout != Some(0) {
         let mut ready = false;
         for fd in wanted.members() {
-            if let Some(held) = table::hold(fd) {
+            if let Some(held) = hold(fd) {
                 ready |= prepare_one(fd, &held, wanted.events(fd));
             }
         }
@@ -197,7 +198,7 @@ unsafe fn wait(
         // SAFETY: the caller's.
         result = unsafe { Sets::read(&places, count) };
         for fd in wanted.members() {
-            if let (Some(held), true) = (table::hold(fd), result.has(0, fd)) {
+            if let (Some(held), true) = (hold(fd), result.has(0, fd)) {
                 discard_stale(fd, &held, POLLIN);
             }
         }

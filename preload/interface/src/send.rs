@@ -3,8 +3,8 @@
 use crate::ancillary::{self, Asked};
 use crate::outcome::{Error, Outcome, Reason, Stop};
 use crate::receive::not_ours;
-use crate::socket::Held;
-use crate::{address, companion, names, table, takeover, token};
+use crate::socket::{Held, Kind};
+use crate::{address, companion, names, stream, table, takeover, token};
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr;
 use core::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ use freena_shm_abi::{Endpoint, endpoint};
 use freena_shm_ring::Producer;
 use freena_shm_ring::cursor::ProducerCursor;
 use freena_shm_ring::ring::Refused;
-use libc::{iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t};
+use libc::{iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t};
 
 /// Largest UDP payload over IPv4: 65,535 less the IPv4 and UDP headers.
 const MAX_V4: usize = 65_507;
@@ -63,8 +63,11 @@ pub unsafe fn sendto(
     name: *const sockaddr,
     name_len: socklen_t,
 ) -> Outcome {
-    if !table::is_tracked(fd) {
-        return Err(Stop::Bypass(Reason::Untracked));
+    match table::kind(fd) {
+        None => return Err(Stop::Bypass(Reason::Untracked)),
+        // SAFETY: the caller's.
+        Some(Kind::Stream) => return unsafe { stream::send::send(fd, bytes, len, flags) },
+        Some(Kind::Datagram) => {}
     }
     let vector = iovec { iov_base: bytes.cast_mut(), iov_len: len };
     let datagram = Datagram { vectors: &vector, count: 1, name, name_len, control: ptr::null(), flags };
@@ -77,8 +80,11 @@ pub unsafe fn sendto(
 /// # Safety
 /// The pointers are the program's.
 pub unsafe fn writev(fd: c_int, vectors: *const iovec, count: c_int) -> Outcome {
-    if !table::is_tracked(fd) {
-        return Err(Stop::Bypass(Reason::Untracked));
+    match table::kind(fd) {
+        None => return Err(Stop::Bypass(Reason::Untracked)),
+        // SAFETY: the caller's.
+        Some(Kind::Stream) => return unsafe { stream::send::writev(fd, vectors, count) },
+        Some(Kind::Datagram) => {}
     }
     let count = usize::try_from(count).ok().filter(|n| *n <= MAX_VECTORS).ok_or(Error::Invalid)?;
     let datagram =
@@ -92,8 +98,11 @@ pub unsafe fn writev(fd: c_int, vectors: *const iovec, count: c_int) -> Outcome 
 /// # Safety
 /// The pointers are the program's.
 pub unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> Outcome {
-    if !table::is_tracked(fd) {
-        return Err(Stop::Bypass(Reason::Untracked));
+    match table::kind(fd) {
+        None => return Err(Stop::Bypass(Reason::Untracked)),
+        // SAFETY: the caller's.
+        Some(Kind::Stream) => return unsafe { stream::send::sendmsg(fd, message, flags) },
+        Some(Kind::Datagram) => {}
     }
     // SAFETY: the caller's.
     unsafe { send(fd, &Datagram::from_message(message, flags)?) }
@@ -104,8 +113,11 @@ pub unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> Outcom
 /// # Safety
 /// The pointers are the program's.
 pub unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> Outcome {
-    if !table::is_tracked(fd) {
-        return Err(Stop::Bypass(Reason::Untracked));
+    match table::kind(fd) {
+        None => return Err(Stop::Bypass(Reason::Untracked)),
+        // SAFETY: the caller's.
+        Some(Kind::Stream) => return unsafe { stream::send::sendmmsg(fd, messages, count, flags) },
+        Some(Kind::Datagram) => {}
     }
     let mut sent = 0;
     let count = (count as usize).min(MAX_VECTORS);
@@ -137,10 +149,40 @@ pub unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: 
     Ok(sent as isize)
 }
 
-/// sendfile(2) to a framework socket, and splice(2) from or to one: the kernel's way, on the companion.
-pub fn through_companion(fd: c_int, call: impl FnOnce(c_int) -> sys::Result<isize>) -> Outcome {
-    prepare(fd)?;
-    companion::forward(fd, call)
+/// sendfile(2): on the companion for a datagram socket.
+///
+/// # Safety
+/// The pointer is the program's.
+pub unsafe fn sendfile(out: c_int, from: c_int, offset: *mut off_t, count: size_t) -> Outcome {
+    if table::kind(out) == Some(Kind::Stream) {
+        // SAFETY: the caller's.
+        return unsafe { stream::file::sendfile(out, from, offset, count) };
+    }
+    prepare(out)?;
+    // SAFETY: the kernel checks the program's pointer.
+    companion::forward(out, |kernel| unsafe { sys::sendfile(kernel, from, offset, count) })
+}
+
+/// splice(2): on the companion for a datagram socket.
+///
+/// # Safety
+/// The pointers are the program's.
+pub unsafe fn splice(
+    from: c_int,
+    from_offset: *mut i64,
+    to: c_int,
+    to_offset: *mut i64,
+    len: size_t,
+    flags: c_uint,
+) -> Outcome {
+    if table::kind(to) == Some(Kind::Stream) || table::kind(from) == Some(Kind::Stream) {
+        // SAFETY: the caller's.
+        return unsafe { stream::file::splice(from, from_offset, to, to_offset, len, flags) };
+    }
+    prepare(to)?;
+    // SAFETY: the kernel checks the program's pointers.
+    let splice = |kernel| unsafe { sys::splice(from, from_offset, kernel, to_offset, len, flags) };
+    companion::forward(to, splice)
 }
 
 /// Queues as many of the messages as go without waiting and without the kernel.
@@ -301,7 +343,7 @@ pub(crate) fn used(held: &Held) -> u64 {
 
 /// Sleeps in the kernel until the descriptor is writable, by sending a kick: `EINTR`, `SA_RESTART`, `SO_SNDTIMEO` and
 /// cancellation are the kernel's and the libc's own. Nothing is held meanwhile.
-fn wait(fd: c_int) -> Outcome<()> {
+pub(crate) fn wait(fd: c_int) -> Outcome<()> {
     let before = sys::errno();
     // SAFETY: one byte is readable; no destructor is pending in this function or in its callers.
     if unsafe { next::send(fd, c"k".as_ptr().cast(), 1, libc::MSG_NOSIGNAL) } >= 0 {
@@ -311,10 +353,10 @@ fn wait(fd: c_int) -> Outcome<()> {
     sys::set_errno(before);
     match errno {
         libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN => {
-            if let Some(held) = table::hold(fd) {
-                token::mark_dead(&held);
-            }
-            Err(Error::ServerGone.into())
+            let Some(held) = table::hold(fd) else { return Err(Error::ServerGone.into()) };
+            token::nobody_listens(&held);
+            // The next look at a connection says how it has ended.
+            if held.is_stream() { Ok(()) } else { Err(Error::ServerGone.into()) }
         }
         errno => Err(Errno(errno).into()),
     }

@@ -5,6 +5,7 @@
 
 use crate::lock::{self, Guard};
 use crate::outcome::Error;
+use crate::stream;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ops::Deref;
@@ -14,6 +15,7 @@ use freena_preload_control::own;
 use freena_preload_control::route::{Query, Route};
 use freena_shm_abi::app::AppArea;
 use freena_shm_abi::socket::{MAX_RX_RINGS, SocketPage};
+use freena_shm_abi::stream::state;
 use freena_shm_ring::SocketMapping;
 use freena_shm_ring::cursor::ConsumerCursor;
 
@@ -22,6 +24,15 @@ pub const MAX: usize = 1 << 16;
 
 static SLAB: AtomicPtr<Socket> = AtomicPtr::new(ptr::null_mut());
 static HINT: AtomicU32 = AtomicU32::new(0);
+
+/// What kind of socket it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `SOCK_DGRAM`.
+    Datagram,
+    /// `SOCK_STREAM`.
+    Stream,
+}
 
 /// A framework socket.
 #[repr(C, align(64))]
@@ -32,6 +43,8 @@ pub struct Socket {
     /// The companion, borrowed for good because datagrams go through it; -1 for none, less by one, so that zeroed
     /// memory says none.
     companion: AtomicI32,
+    /// Whether it is a stream.
+    stream: AtomicBool,
     mapping: UnsafeCell<MaybeUninit<SocketMapping>>,
     route: UnsafeCell<Option<(Query, Route)>>,
     rings: UnsafeCell<[ConsumerCursor; MAX_RX_RINGS]>,
@@ -63,8 +76,9 @@ pub(crate) fn start() -> bool {
     true
 }
 
-/// Puts a mapping into a free place of the slab.
+/// Puts a mapping into a free place of the slab. What kind of socket it is the server has said in its page.
 pub fn insert(mapping: SocketMapping) -> Option<Held> {
+    let stream = mapping.page().stream.told.state.load(Ordering::Acquire) != state::NONE;
     let base = SLAB.load(Ordering::Acquire);
     if base.is_null() {
         return None;
@@ -85,6 +99,7 @@ pub fn insert(mapping: SocketMapping) -> Option<Held> {
             *socket.rings.get() = [ConsumerCursor::default(); MAX_RX_RINGS];
         }
         socket.companion.store(0, Ordering::Relaxed);
+        socket.stream.store(stream, Ordering::Relaxed);
         socket.refs.store(1, Ordering::Release);
         return Some(Held(socket));
     }
@@ -166,6 +181,28 @@ impl Held {
         socket
     }
 
+    /// Whether both are the same socket.
+    pub fn is_same(&self, other: &Held) -> bool {
+        ptr::eq(self.0, other.0)
+    }
+
+    /// What kind of socket it is.
+    #[inline]
+    pub fn kind(&self) -> Kind {
+        if self.is_stream() { Kind::Stream } else { Kind::Datagram }
+    }
+
+    /// Whether it is a stream socket: a connection or a listener.
+    #[inline]
+    pub fn is_stream(&self) -> bool {
+        self.0.stream.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is the only number and call in this process that uses the socket.
+    pub fn is_last(&self) -> bool {
+        self.0.refs.load(Ordering::Relaxed) <= 2
+    }
+
     /// The state shared by all processes that hold the socket.
     #[inline]
     pub fn app(&self) -> &AppArea {
@@ -196,9 +233,13 @@ impl Held {
         Ok(RxSide { guard: lock::acquire(&self.app().rx_lock)?, socket: self })
     }
 
-    /// Whether something can be received, without a lock: an answer that may be old by the time it is returned.
+    /// Whether something can be received, without a lock: an answer that may be old by the time it is returned. The end
+    /// of a stream counts.
     #[inline]
     pub fn has_data(&self) -> bool {
+        if self.is_stream() {
+            return stream::unread(self) > 0 || stream::is_ended(self);
+        }
         let page = self.page();
         page.rx[..self.sizes().rx_rings as usize]
             .iter()

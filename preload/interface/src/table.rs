@@ -3,7 +3,7 @@
 //! One word per number in an array that is reserved at start and touched where it is used. Zero, which is what almost
 //! every descriptor has, costs a hook one load and a comparison.
 
-use crate::socket::{self, Held, Socket};
+use crate::socket::{self, Held, Kind, Socket};
 use core::ffi::c_int;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -16,10 +16,18 @@ static BASE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 static END: AtomicU32 = AtomicU32::new(0);
 static NEXT_CANDIDATE: AtomicU32 = AtomicU32::new(1);
 
+/// Bit of a word: a candidate, not a framework socket.
+const CANDIDATE: u64 = 1 << 0;
+/// Bit of a word: a stream socket. Sockets in the slab are aligned to more than this.
+const STREAM: u64 = 1 << 1;
+const FLAGS: u64 = CANDIDATE | STREAM;
+
 /// A kernel socket that the framework may take over: what its table word says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// The same for all duplicates of one socket, 31 bits.
+    /// What it may become.
+    pub kind: Kind,
+    /// The same for all duplicates of one socket, 30 bits.
     pub id: u32,
     /// [`freena_preload_control::process::forks`] when it was made, the lower 32 bits.
     pub forks: u32,
@@ -38,17 +46,28 @@ pub enum Entry {
 
 impl Candidate {
     /// A new one.
-    pub fn new(forks: u32) -> Self {
-        Candidate { id: NEXT_CANDIDATE.fetch_add(1, Ordering::Relaxed) & (u32::MAX >> 1), forks }
+    pub fn new(kind: Kind, forks: u32) -> Self {
+        Candidate { kind, id: NEXT_CANDIDATE.fetch_add(1, Ordering::Relaxed) & (u32::MAX >> 2), forks }
     }
 
     const fn word(self) -> u64 {
-        (self.forks as u64) << 32 | (self.id as u64) << 1 | 1
+        (self.forks as u64) << 32 | (self.id as u64) << 2 | flag(self.kind) | CANDIDATE
     }
 
     const fn from_word(word: u64) -> Self {
-        Candidate { id: (word as u32) >> 1, forks: (word >> 32) as u32 }
+        Candidate { kind: kind_of(word), id: (word as u32) >> 2, forks: (word >> 32) as u32 }
     }
+}
+
+const fn flag(kind: Kind) -> u64 {
+    match kind {
+        Kind::Datagram => 0,
+        Kind::Stream => STREAM,
+    }
+}
+
+const fn kind_of(word: u64) -> Kind {
+    if word & STREAM == 0 { Kind::Datagram } else { Kind::Stream }
 }
 
 /// Reserves the table. Whether that worked.
@@ -89,16 +108,25 @@ pub fn is_tracked(fd: c_int) -> bool {
     word(fd) != 0
 }
 
+/// What kind of socket a descriptor is, if the library has anything to do with it.
+#[inline]
+pub fn kind(fd: c_int) -> Option<Kind> {
+    match word(fd) {
+        0 => None,
+        word => Some(kind_of(word)),
+    }
+}
+
 /// What a word says.
 #[inline]
 pub fn decode(word: u64) -> Entry {
     if word == 0 {
         Entry::Untracked
-    } else if word & 1 != 0 {
+    } else if word & CANDIDATE != 0 {
         Entry::Candidate(Candidate::from_word(word))
     } else {
-        // SAFETY: even words are stored only by `set_framework`, from references into the socket slab, mapped for good.
-        Entry::Framework(unsafe { &*ptr::with_exposed_provenance::<Socket>(word as usize) })
+        // SAFETY: such words are stored only by `set_framework`, from references into the socket slab, mapped for good.
+        Entry::Framework(unsafe { &*ptr::with_exposed_provenance::<Socket>((word & !FLAGS) as usize) })
     }
 }
 
@@ -131,7 +159,8 @@ pub fn set_candidate(fd: c_int, candidate: Candidate) {
 /// Notes a framework socket; takes over the reference. Drops it for a number beyond the table.
 pub fn set_framework(fd: c_int, held: Held) {
     if place(fd).is_some() {
-        replace(fd, ptr::from_ref(held.keep()).expose_provenance() as u64);
+        let flag = flag(held.kind());
+        replace(fd, ptr::from_ref(held.keep()).expose_provenance() as u64 | flag);
     }
 }
 
@@ -167,7 +196,10 @@ mod tests {
 
     #[test]
     fn candidates_survive_their_word() {
-        for candidate in [Candidate { id: 1, forks: 0 }, Candidate { id: u32::MAX >> 1, forks: u32::MAX }] {
+        for candidate in [
+            Candidate { kind: Kind::Datagram, id: 1, forks: 0 },
+            Candidate { kind: Kind::Stream, id: u32::MAX >> 2, forks: u32::MAX },
+        ] {
             assert_eq!(Candidate::from_word(candidate.word()), candidate);
             assert!(matches!(decode(candidate.word()), Entry::Candidate(found) if found == candidate));
         }

@@ -4,20 +4,20 @@
 //! the socket as companion and hands out the application end, which takes the number of the kernel socket.
 
 use crate::epoll;
-use crate::outcome::{Outcome, Reason, Stop};
-use crate::socket::{self, Held};
+use crate::outcome::{Error, Outcome, Reason, Stop};
+use crate::socket::{self, Held, Kind};
 use crate::table::{self, Candidate, Entry};
-use crate::{companion, names, options, token};
+use crate::{companion, names, options, stream, token};
 use core::ffi::c_int;
 use core::mem::{size_of, zeroed};
 use core::sync::atomic::{AtomicBool, Ordering};
 use freena_preload_control::client::{self, Failure};
 use freena_preload_control::sys::{self, Errno};
-use freena_preload_control::{log, next, process, settings};
+use freena_preload_control::{exclusive, log, next, process, settings};
 use freena_shm_abi::app::status;
-use freena_shm_abi::control::{Request, op, verdict};
+use freena_shm_abi::control::{Request, Response, op, verdict};
 use freena_shm_ring::SocketMapping;
-use libc::{sockaddr, sockaddr_storage, sockaddr_un, socklen_t};
+use libc::{AF_INET, AF_INET6, sockaddr, sockaddr_storage, sockaddr_un, socklen_t};
 use std::os::fd::BorrowedFd;
 
 static VERSION_TOLD: AtomicBool = AtomicBool::new(false);
@@ -27,24 +27,44 @@ pub const NAME_PREFIX: &[u8] = b"\0freena-socket:";
 
 /// After socket(2) has returned `fd`: notes it if it may become a framework socket.
 pub fn created(fd: c_int, domain: c_int, kind: c_int, protocol: c_int) {
-    if !settings::get().datagram || fd < 0 {
+    if !settings::get().is_active() || fd < 0 {
         return;
     }
     let plain = kind & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK);
-    let udp = matches!(domain, libc::AF_INET | libc::AF_INET6)
-        && plain == libc::SOCK_DGRAM
-        && matches!(protocol, 0 | libc::IPPROTO_UDP);
+    let settings = settings::get();
+    let may_become = match (domain, plain, protocol) {
+        (AF_INET | AF_INET6, libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) if settings.datagram => {
+            Some(Kind::Datagram)
+        }
+        (AF_INET | AF_INET6, libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP) if settings.stream => {
+            Some(Kind::Stream)
+        }
+        _ => None,
+    };
     // A number that was closed behind the library's back may still be noted as something else.
-    if !udp && !table::is_tracked(fd) || process::is_vfork_child() {
+    if may_become.is_none() && !table::is_tracked(fd) || process::is_vfork_child() {
         return;
     }
     table::clear(fd);
-    if udp {
-        // The first one makes the connection, and tells the user where there is no server.
-        if client::open().is_ok() {
-            table::set_candidate(fd, Candidate::new(process::forks()));
-        }
+    // The first one makes the connection, and tells the user where there is no server.
+    if let Some(kind) = may_become
+        && client::open().is_ok()
+    {
+        table::set_candidate(fd, Candidate::new(kind, process::forks()));
     }
+}
+
+/// Makes a call that may find an address in use: once more after the server has finished with sockets that this program
+/// closed a moment ago.
+///
+/// # Errors
+/// Those of the call.
+pub(crate) fn retry_in_use<T: PartialEq>(call: impl Fn() -> sys::Result<T>) -> sys::Result<T> {
+    let result = call();
+    if result == Err(Errno(libc::EADDRINUSE)) && client::call(&Request::new(op::SYNC), &[]).is_ok() {
+        return call();
+    }
+    result
 }
 
 /// bind(2).
@@ -60,20 +80,19 @@ pub unsafe fn bind(fd: c_int, address: *const sockaddr, len: socklen_t) -> Outco
             let held = table::hold(fd).ok_or(Stop::Bypass(Reason::Untracked))?;
             // SAFETY: the kernel checks the program's pointer.
             let bind = |kernel| Ok(unsafe { sys::bind_raw(kernel, address, len) }?);
+            if held.is_stream() {
+                // One that is connected or listens is bound.
+                return Err(Error::Invalid.into());
+            }
             Ok(companion::change(fd, &held, bind)?)
         }
         Entry::Candidate(candidate) => {
             // SAFETY: the program's pointer, which the kernel checks; bind is no cancellation point.
-            let mut result = unsafe { sys::bind_raw(fd, address, len) };
-            if result == Err(Errno(libc::EADDRINUSE)) {
-                // A socket that this program closed a moment ago may still have the port.
-                if client::call(&Request::new(op::SYNC), &[]).is_ok() {
-                    // SAFETY: as above.
-                    result = unsafe { sys::bind_raw(fd, address, len) };
-                }
+            retry_in_use(|| unsafe { sys::bind_raw(fd, address, len) })?;
+            // A stream socket is taken over when it listens or connects.
+            if candidate.kind == Kind::Datagram {
+                takeover(fd, candidate, &datagram_request());
             }
-            result?;
-            takeover(fd, candidate);
             Ok(0)
         }
     }
@@ -84,6 +103,10 @@ pub unsafe fn bind(fd: c_int, address: *const sockaddr, len: socklen_t) -> Outco
 /// # Safety
 /// The pointer is the program's.
 pub unsafe fn connect(fd: c_int, address: *const sockaddr, len: socklen_t) -> Outcome {
+    if table::kind(fd) == Some(Kind::Stream) {
+        // SAFETY: the caller's.
+        return unsafe { stream::connect::connect(fd, address, len) };
+    }
     let candidate = match table::get(fd) {
         Entry::Untracked => return Err(Stop::Bypass(Reason::Untracked)),
         _ if process::is_vfork_child() => return Err(Stop::Bypass(Reason::VforkChild)),
@@ -106,7 +129,7 @@ pub unsafe fn connect(fd: c_int, address: *const sockaddr, len: socklen_t) -> Ou
     // SAFETY: `sockaddr_storage` is plain data, valid when zero.
     let mut peer: sockaddr_storage = unsafe { zeroed() };
     if sys::getpeername(fd, &mut peer).is_ok() {
-        takeover(fd, candidate);
+        takeover(fd, candidate, &datagram_request());
     }
     Ok(0)
 }
@@ -128,27 +151,34 @@ pub fn before_first_send(fd: c_int) -> Outcome<()> {
             return Err(Stop::Bypass(Reason::Candidate));
         }
     }
-    takeover(fd, candidate);
+    takeover(fd, candidate, &datagram_request());
     Ok(())
 }
 
-/// Asks the server to carry a candidate that is bound, and puts the answer into effect. Where that fails the socket
-/// stays with the kernel, and the reason is told.
-fn takeover(fd: c_int, candidate: Candidate) {
+fn datagram_request() -> Request {
+    let settings = settings::get();
+    Request {
+        tx_size: settings.tx_size,
+        rx_size: settings.rx_size,
+        protocol: libc::IPPROTO_UDP as u32,
+        ..Request::new(op::TAKEOVER)
+    }
+}
+
+/// Asks the server to carry a candidate, and puts the answer into effect. Where that fails the socket stays with the
+/// kernel, and the reason is told.
+pub(crate) fn takeover(fd: c_int, candidate: Candidate, request: &Request) {
     let stays = |reason: core::fmt::Arguments<'_>| {
         table::duplicates(candidate).for_each(table::clear);
         log::decision(format_args!("socket fd {fd} stays with the kernel: {reason}"));
     };
     if candidate.forks != process::forks() {
-        return stays(format_args!("shared by fork before bind"));
+        let before = match candidate.kind {
+            Kind::Datagram => "bind",
+            Kind::Stream => "listen or connect",
+        };
+        return stays(format_args!("shared by fork before {before}"));
     }
-    let settings = settings::get();
-    let request = Request {
-        tx_size: settings.tx_size,
-        rx_size: settings.rx_size,
-        protocol: libc::IPPROTO_UDP as u32,
-        ..Request::new(op::TAKEOVER)
-    };
     // The connection holds the process's lock to the end: of two threads that come here with one socket, one does it.
     let mut connection = match client::open() {
         Ok(connection) => connection,
@@ -157,7 +187,7 @@ fn takeover(fd: c_int, candidate: Candidate) {
     if !matches!(table::get(fd), Entry::Candidate(still) if still == candidate) {
         return;
     }
-    let mut answer = connection.call(&request, &[fd]);
+    let mut answer = connection.call(request, &[fd]);
     if answer.as_ref().err() == Some(&Failure::Gone) {
         // The server was restarted since the last request.
         drop(connection);
@@ -165,13 +195,13 @@ fn takeover(fd: c_int, candidate: Candidate) {
             Ok(connection) => connection,
             Err(failure) => return stays(format_args!("{failure}")),
         };
-        answer = connection.call(&request, &[fd]);
+        answer = connection.call(request, &[fd]);
     }
     let reply = match answer {
         Ok(reply) => reply,
         Err(failure) => {
             if let Failure::Version(_) = failure {
-                log::warning(&VERSION_TOLD, format_args!("{failure}; datagram sockets stay with the kernel"));
+                log::warning(&VERSION_TOLD, format_args!("{failure}; sockets stay with the kernel"));
             }
             return stays(format_args!("{failure}"));
         }
@@ -181,7 +211,7 @@ fn takeover(fd: c_int, candidate: Candidate) {
         return stays(format_args!("{}", reply.response.reason()));
     }
     let [end, memory] = reply.fds;
-    let result = map(memory).and_then(|held| install(fd, candidate, end, held));
+    let result = map(memory).and_then(|held| install(fd, candidate, end, held, request, &reply.response));
     let _ = sys::close(end);
     match result {
         Ok(()) => {
@@ -197,7 +227,7 @@ fn takeover(fd: c_int, candidate: Candidate) {
 }
 
 /// Maps a socket's memory and closes its descriptor.
-fn map(memory: c_int) -> Result<Held, Errno> {
+pub(crate) fn map(memory: c_int) -> Result<Held, Errno> {
     if memory < 0 {
         return Err(Errno(libc::EPROTO));
     }
@@ -209,36 +239,91 @@ fn map(memory: c_int) -> Result<Held, Errno> {
 }
 
 /// Puts the application end in the place of the kernel socket, under every number that it has.
-fn install(fd: c_int, candidate: Candidate, end: c_int, held: Held) -> Result<(), Errno> {
+fn install(
+    fd: c_int,
+    candidate: Candidate,
+    end: c_int,
+    held: Held,
+    request: &Request,
+    response: &Response,
+) -> Result<(), Errno> {
     let app = held.app();
-    options::load(app, fd);
-    names::refresh(app, fd);
+    if held.kind() != candidate.kind {
+        return Err(Errno(libc::EPROTO));
+    }
+    match candidate.kind {
+        Kind::Datagram => options::load(app, fd),
+        Kind::Stream => {
+            stream::options::load(&held, fd);
+            stream::options::note_timeouts(&held, fd);
+        }
+    }
+    if request.op == op::CONNECT {
+        app.status.fetch_or(status::CONNECTING, Ordering::Relaxed);
+        names::set(app, &names::Names { local: response.local, peer: response.peer });
+    } else {
+        names::refresh(app, fd);
+        shrink(end);
+    }
     options::copy_timeout(fd, end, libc::SO_RCVTIMEO);
     options::copy_timeout(fd, end, libc::SO_SNDTIMEO);
-    // Small, so that one message makes the descriptor unwritable (see `token::fill`).
-    let _ = sys::set_option(end, libc::SOL_SOCKET, libc::SO_SNDBUF, &(token::FILL_LEN as c_int));
     copy_status(fd, end, &held)?;
+    replace(end, table::duplicates(candidate), |number, polled| {
+        table::set_framework(number, held.clone());
+        if polled {
+            token::make_exact(number, &held);
+        }
+    })
+}
+
+/// Small, so that one message makes the descriptor unwritable (see `token::fill`).
+pub(crate) fn shrink(end: c_int) {
+    let _ = sys::set_option(end, libc::SOL_SOCKET, libc::SO_SNDBUF, &(token::FILL_LEN as c_int));
+}
+
+/// Notes an application end that came by itself, under its own number.
+pub(crate) fn place(fd: c_int, held: Held) {
+    table::set_framework(fd, held);
+}
+
+/// Puts `new` under each of the numbers, which keep their close-on-exec flag; `note` notes it, and whether
+/// an epoll instance watches it.
+fn replace(
+    new: c_int,
+    numbers: impl Iterator<Item = c_int>,
+    note: impl Fn(c_int, bool),
+) -> Result<(), Errno> {
     let mut result = Err(Errno(libc::EBADF));
-    for number in table::duplicates(candidate) {
+    for number in numbers {
         let Ok(cloexec) = sys::fcntl(number, libc::F_GETFD, 0) else {
             table::clear(number);
             continue;
         };
         let flags = if cloexec & libc::FD_CLOEXEC != 0 { libc::O_CLOEXEC } else { 0 };
         epoll::leave(number);
-        match sys::dup3(end, number, flags) {
-            Ok(()) => {
-                table::set_framework(number, held.clone());
-                epoll::enter_again(number, &held);
-                result = Ok(());
-            }
-            Err(errno) => {
-                epoll::enter_again(number, &held);
-                result = result.or(Err(errno));
-            }
+        let replaced = sys::dup3(new, number, flags);
+        let polled = epoll::enter_again(number);
+        if replaced.is_ok() {
+            note(number, polled);
         }
+        result = result.or(replaced);
     }
     result
+}
+
+/// Puts a kernel socket in the place of a connection that has failed or was given up, as a candidate again.
+///
+/// # Errors
+/// No descriptor could be replaced.
+pub(crate) fn give_back(held: &Held, kernel: c_int) -> Result<(), Error> {
+    let status = if stream::is_nonblocking(held) { libc::O_NONBLOCK } else { 0 };
+    let now = sys::fcntl(kernel, libc::F_GETFL, 0)?;
+    sys::fcntl(kernel, libc::F_SETFL, (now & !libc::O_NONBLOCK | status) as usize)?;
+    let candidate = Candidate::new(Kind::Stream, process::forks());
+    let numbers =
+        table::tracked(0, u32::MAX).filter(|fd| table::hold(*fd).is_some_and(|other| other.is_same(held)));
+    let _lock = exclusive::enter();
+    Ok(replace(kernel, numbers, |number, _| table::set_candidate(number, candidate))?)
 }
 
 /// Copies `O_NONBLOCK`, `O_ASYNC` and who gets the signals.
@@ -277,7 +362,7 @@ pub fn is_application_end(fd: c_int) -> bool {
 
 /// Finds the framework socket behind a descriptor that came from elsewhere: inherited over exec, or received.
 pub fn adopt(fd: c_int) {
-    if fd < 0 || !settings::get().datagram || process::is_vfork_child() {
+    if fd < 0 || !settings::get().is_active() || process::is_vfork_child() {
         return;
     }
     if table::is_tracked(fd) {

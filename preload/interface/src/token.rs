@@ -11,10 +11,12 @@
 
 use crate::outcome::Error;
 use crate::socket::{Held, RxSide};
+use crate::stream;
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, Ordering};
 use freena_preload_control::{settings, sys};
 use freena_shm_abi::app::status;
+use freena_shm_abi::stream::state;
 use freena_shm_ring::{kick, wake};
 use sys::Errno;
 
@@ -46,13 +48,38 @@ pub fn epoll_in_use() -> bool {
 
 fn message(fd: c_int, held: &Held, bytes: &[u8]) {
     if let Err(Errno(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) = sys::send(fd, bytes, QUIET) {
+        nobody_listens(held);
+    }
+}
+
+/// The server is gone: says so to all holders of the socket. To a connection it is a reset.
+pub fn mark_dead(held: &Held) {
+    let before = held.app().status.fetch_or(status::DEAD, Ordering::Relaxed);
+    if before & status::DEAD == 0 && held.is_stream() && !stream::is_listener(held) {
+        let error = &held.page().error.0;
+        let _ = error.compare_exchange(0, libc::ECONNRESET as u32, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+/// The server does not take messages any more: the connection is over, or the server is gone.
+pub(crate) fn nobody_listens(held: &Held) {
+    if !(held.is_stream() && stream::is_over(stream::phase(held))) {
         mark_dead(held);
     }
 }
 
-/// The server is gone: says so to all holders of the socket.
-pub fn mark_dead(held: &Held) {
-    held.app().status.fetch_or(status::DEAD, Ordering::Relaxed);
+/// The server's direction has ended: the peer's direction has, the program has shut it down, or the server is gone.
+fn nobody_speaks(held: &Held) {
+    let expected = held.app().shutdown.load(Ordering::Relaxed) & 1 != 0;
+    if !(expected || held.is_stream() && state::is_end_of_file(stream::phase(held))) {
+        mark_dead(held);
+    }
+}
+
+/// Gets the server's attention, whether it looks or not.
+#[cold]
+pub(crate) fn kick(fd: c_int, held: &Held) {
+    message(fd, held, b"k");
 }
 
 /// After publishing: gets the server's attention if it does not look.
@@ -70,7 +97,7 @@ pub fn fill(fd: c_int, held: &Held) {
     for _ in 0..FILL_TRIES {
         match sys::send(fd, &FILL, QUIET) {
             Ok(_) => {}
-            Err(Errno(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) => return mark_dead(held),
+            Err(Errno(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) => return nobody_listens(held),
             Err(_) => return,
         }
     }
@@ -146,9 +173,7 @@ fn take_tokens(fd: c_int, held: &Held, announced: bool) -> bool {
     loop {
         match sys::recv(fd, &mut byte, libc::MSG_DONTWAIT) {
             Ok(0) => {
-                if held.app().shutdown.load(Ordering::Relaxed) & 1 == 0 {
-                    mark_dead(held);
-                }
+                nobody_speaks(held);
                 return true;
             }
             Ok(_) => taken = true,
@@ -185,6 +210,10 @@ pub fn arm(fd: c_int, held: &Held) -> Result<bool, Error> {
 /// The socket has been given to an epoll instance, or to something else that only the kernel sees.
 pub fn make_exact(fd: c_int, held: &Held) {
     EPOLL_IN_USE.store(true, Ordering::Relaxed);
+    if stream::is_listener(held) {
+        // Its queue is what the kernel sees.
+        return;
+    }
     held.app().polled.store(1, Ordering::SeqCst);
     let Ok(side) = lock_rx(fd, held) else { return };
     if held.has_data() || held.page().error.0.load(Ordering::Relaxed) != 0 {

@@ -43,6 +43,24 @@ pub struct AppArea {
     /// For each receive ring, how much of a record with several datagrams has been taken: the record's position in the
     /// upper 48 bits, payload bytes in the lower 16. It says nothing about a record at another position.
     pub rx_taken: [AtomicU64; MAX_RX_RINGS],
+    /// What only streams have.
+    pub stream: StreamApp,
+}
+
+/// What the processes that share a stream keep among themselves.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct StreamApp {
+    /// Value of [`crate::stream::Told::rx_urgent`] whose byte has been taken with `MSG_OOB`.
+    pub urgent_taken: AtomicU64,
+    /// `SO_RCVLOWAT`, 0 for the default of 1.
+    pub low_water: AtomicU32,
+    /// `SO_SNDBUF` as getsockopt(2) tells it, 0 where it was not set.
+    pub send_buffer: AtomicU32,
+    /// `SO_RCVBUF` likewise.
+    pub receive_buffer: AtomicU32,
+    /// Always 0.
+    pub pad: AtomicU32,
 }
 
 const _: () = assert!(size_of::<AppArea>() <= 1280);
@@ -59,6 +77,12 @@ pub mod status {
     pub const NOTIFIED: u32 = 1 << 3;
     /// Such a token was asked for at some time: there may be more of them than the token's state tells.
     pub const EXTRA: u32 = 1 << 4;
+    /// Stream: connect(2) was called, and no later call has told how it ended.
+    pub const CONNECTING: u32 = 1 << 5;
+    /// Stream: connect(2) has failed; the next one starts anew.
+    pub const FAILED: u32 = 1 << 6;
+    /// Stream: `SO_RCVTIMEO` or `SO_SNDTIMEO` was set, which accepted connections inherit.
+    pub const TIMED: u32 = 1 << 7;
 }
 
 /// Bits of [`AppArea::options`].
@@ -93,6 +117,8 @@ pub mod options {
     pub const GRO: u32 = 1 << 13;
     /// `SO_NO_CHECK`.
     pub const NO_CHECK: u32 = 1 << 14;
+    /// `SO_OOBINLINE`.
+    pub const OOB_INLINE: u32 = 1 << 15;
     /// Any ancillary data at all is asked for.
     pub const ANCILLARY: u32 = PKTINFO
         | PKTINFO6

@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod program;
+pub mod stream;
 
 use freena_shm_abi::control::{Request, Response, op, verdict};
 use freena_shm_abi::record::Record;
@@ -20,8 +21,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::{io, mem, ptr, thread};
+use stream::Flow;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Bound to it, or sent to it, the kernel keeps the traffic.
@@ -41,10 +43,15 @@ pub struct Carried {
 /// State that the test can look at.
 pub struct Shared {
     pub sockets: Mutex<HashMap<u64, Arc<Carried>>>,
+    /// Listeners and connections.
+    pub flows: Mutex<HashMap<u64, Arc<Flow>>>,
     pub requests: Mutex<HashMap<u16, u64>>,
     pub records: AtomicU64,
     /// While set, transmit rings are left alone.
     pub stalled: AtomicBool,
+    /// While set, a silent peer does not answer.
+    pub silent: AtomicBool,
+    own: Weak<Shared>,
     page: *mut ServerPage,
     page_fd: OwnedFd,
     version: u32,
@@ -82,7 +89,10 @@ impl FakeServer {
         words.version.store(ABI_VERSION, Ordering::Relaxed);
         words.workers.store(2, Ordering::Relaxed);
         words.route_epoch.store(1, Ordering::Release);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new_cyclic(|own| Shared {
+            own: Weak::clone(own),
+            flows: Mutex::default(),
+            silent: AtomicBool::new(false),
             sockets: Mutex::default(),
             requests: Mutex::default(),
             records: AtomicU64::new(0),
@@ -107,7 +117,7 @@ impl FakeServer {
 
     /// Sockets carried at this moment.
     pub fn carried(&self) -> usize {
-        self.shared.sockets.lock().expect("lock").len()
+        self.shared.sockets.lock().expect("lock").len() + self.shared.flows.lock().expect("lock").len()
     }
 
     /// Waits until no socket is carried any more.
@@ -130,6 +140,7 @@ impl FakeServer {
             // SAFETY: plain system call on an owned descriptor.
             unsafe { libc::shutdown(carried.end.as_raw_fd(), libc::SHUT_RDWR) };
         }
+        self.shared.flows.lock().expect("lock").values().for_each(|flow| flow.hang_up());
     }
 
     /// Gives the only socket an error, as an ICMP message would.
@@ -216,7 +227,9 @@ impl Shared {
         let dup = |fd: &OwnedFd| fd.try_clone().expect("dup");
         match request.op {
             op::ATTACH => (Response::new(), vec![dup(&self.page_fd)]),
+            op::TAKEOVER if request.protocol == 6 => self.take_listener(fds),
             op::TAKEOVER => self.take_over(fds),
+            op::CONNECT => self.connect(request, fds),
             op::ROUTE => {
                 let ip = request.peer.ip();
                 let kernel = ip == IpAddr::V4(KERNEL_ADDRESS) || ip.is_multicast();
@@ -227,7 +240,18 @@ impl Shared {
             }
             op::SYNC => (Response::new(), vec![]),
             op::ADOPT | op::COMPANION | op::REFRESH => {
-                let Some(carried) = fds.first().and_then(|fd| self.find(fd)) else {
+                let id = fds.first().and_then(name);
+                let flow = id.and_then(|id| self.flows.lock().expect("lock").get(&id).cloned());
+                if let Some(flow) = flow {
+                    let fds = match request.op {
+                        op::ADOPT => vec![flow.memory()],
+                        op::COMPANION => vec![flow.companion()],
+                        _ => vec![],
+                    };
+                    return (Response::new(), fds);
+                }
+                let Some(carried) = id.and_then(|id| self.sockets.lock().expect("lock").get(&id).cloned())
+                else {
                     return refuse(libc::ENOTSOCK);
                 };
                 let fds = match request.op {
@@ -244,16 +268,8 @@ impl Shared {
         }
     }
 
-    fn find(&self, end: &OwnedFd) -> Option<Arc<Carried>> {
-        let (mut address, _) = unix_address(&[]);
-        let mut len = mem::size_of_val(&address) as u32;
-        // SAFETY: the pointers are to locals.
-        unsafe {
-            cvt(libc::getpeername(end.as_raw_fd(), ptr::from_mut(&mut address).cast(), &mut len)).ok()?;
-        }
-        let text: String = address.sun_path[1..len as usize - 2].iter().map(|c| *c as u8 as char).collect();
-        let id = text.rsplit(':').next()?.parse().ok()?;
-        self.sockets.lock().expect("lock").get(&id).cloned()
+    fn itself(&self) -> Arc<Shared> {
+        self.own.upgrade().expect("in use")
     }
 
     fn take_over(self: &Arc<Self>, mut fds: Vec<OwnedFd>) -> (Response, Vec<OwnedFd>) {
@@ -286,6 +302,18 @@ impl Shared {
         let sockets = self.sockets.lock().expect("lock");
         sockets.values().find(|s| s.local.lock().expect("lock").port == port).cloned()
     }
+}
+
+/// The socket's name, by its application end.
+fn name(end: &OwnedFd) -> Option<u64> {
+    let (mut address, _) = unix_address(&[]);
+    let mut len = mem::size_of_val(&address) as u32;
+    // SAFETY: the pointers are to locals.
+    unsafe {
+        cvt(libc::getpeername(end.as_raw_fd(), ptr::from_mut(&mut address).cast(), &mut len)).ok()?;
+    }
+    let text: String = address.sun_path[1..len as usize - 2].iter().map(|c| *c as u8 as char).collect();
+    text.rsplit(':').next()?.parse().ok()
 }
 
 fn pair(id: u64) -> Result<(OwnedFd, OwnedFd)> {

@@ -35,7 +35,7 @@ pub fn preload(command: &mut Command, control: &Path) {
     command
         .env("LD_PRELOAD", library())
         .env("FREENA_CONTROL", control)
-        .env("FREENA_SETTINGS", "v=1 datagram=udp spin_us=50 exec=1")
+        .env("FREENA_SETTINGS", "v=1 datagram=udp stream=tcp spin_us=50 exec=1")
         .env("FREENA_LOG", "1");
 }
 
@@ -72,6 +72,22 @@ def raises(number, call, *args):
     except OSError as e: assert e.errno == number, e; return
     raise AssertionError('no error')
 PEER = ('127.0.0.7', 4242)
+REFUSES, SILENT, RESETS, SLOW = [('127.0.0.%d' % n, 4242) for n in (6, 5, 4, 3)]
+def tcp(addr=None, **kw):
+    s = socket.socket()
+    if addr: s.connect(addr)
+    return s
+def listener(addr=('127.0.0.1', 0), backlog=8):
+    s = socket.socket(); s.bind(addr); s.listen(backlog); return s
+def pair():
+    l = listener(); a = tcp(l.getsockname()); b, _ = l.accept(); l.close(); return a, b
+def recvall(s, n):
+    data = bytearray()
+    while len(data) < n:
+        part = s.recv(n - len(data))
+        if not part: break
+        data += part
+    return bytes(data)
 ";
 
 /// Compiles a C program and runs it under the library; returns what it wrote to stderr.

@@ -1,0 +1,55 @@
+//! Streams of real programs, through a scripted server.
+
+mod support;
+
+use freena_shm_abi::control::op;
+use support::FakeServer;
+use support::program::python;
+
+#[test]
+fn a_connection_carries_bytes_both_ways() {
+    let server = FakeServer::start();
+    let log = python(
+        &server,
+        "
+s = tcp(PEER)
+assert s.getpeername() == PEER and s.getsockname()[0] == '127.0.0.1' and s.getsockname()[1] != 0
+for size in (1, 63, 4096, 100000, 3000000):
+    data = os.urandom(size)
+    t = threading.Thread(target=s.sendall, args=(data,)); t.start()
+    assert recvall(s, size) == data, size
+    t.join()
+s.shutdown(socket.SHUT_WR); assert s.recv(9) == b'' and s.recv(9) == b''
+raises(errno.ENOTCONN, s.shutdown, socket.SHUT_WR)
+s.close()
+",
+    );
+    assert!(log.contains("is framework socket 1: scripted"), "{log}");
+    assert_eq!(server.count(op::CONNECT), 1);
+    server.wait_until_empty();
+}
+
+#[test]
+fn a_listener_accepts() {
+    let server = FakeServer::start();
+    python(
+        &server,
+        "
+l = listener(); assert l.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+c = tcp(l.getsockname())
+a, who = l.accept()
+assert who == c.getsockname() and a.getsockname() == c.getpeername() == l.getsockname()
+assert a.getpeername() == who
+c.sendall(b'hello'); assert a.recv(9) == b'hello'
+a.sendall(b'world'); assert c.recv(9) == b'world'
+c.close(); assert a.recv(9) == b''
+a.sendall(b'still'); a.close()
+l.setblocking(False); raises(errno.EAGAIN, l.accept)
+d = tcp(l.getsockname()); select.select([l], [], [], 5)
+b, _ = l.accept(); assert b.getblocking()
+l.close(); raises(errno.EINVAL, b.listen)
+",
+    );
+    assert_eq!(server.count(op::TAKEOVER), 1);
+    server.wait_until_empty();
+}

@@ -1,0 +1,50 @@
+//! listen(2).
+
+use super::is_listener;
+use crate::outcome::{Error, Outcome, Reason, Stop};
+use crate::socket::Kind;
+use crate::table::{self, Entry};
+use crate::{companion, takeover};
+use core::ffi::c_int;
+use freena_preload_control::sys::{self, Errno};
+use freena_preload_control::{client, process, settings};
+use freena_shm_abi::control::{Request, op};
+
+/// listen(2): the kernel's first, which checks the rights and reserves the port; then the server is asked to take over.
+pub fn listen(fd: c_int, backlog: c_int) -> Outcome {
+    let candidate = match table::get(fd) {
+        Entry::Untracked => return Err(Stop::Bypass(Reason::Untracked)),
+        _ if process::is_vfork_child() => return Err(Stop::Bypass(Reason::VforkChild)),
+        Entry::Framework(_) => return again(fd, backlog),
+        Entry::Candidate(candidate) => candidate,
+    };
+    if candidate.kind != Kind::Stream {
+        return Err(Stop::Bypass(Reason::Candidate));
+    }
+    takeover::retry_in_use(|| sys::listen(fd, backlog))?;
+    let settings = settings::get();
+    let request = Request {
+        protocol: libc::IPPROTO_TCP as u32,
+        backlog: backlog.max(0) as u32,
+        tx_size: settings.tx_size,
+        rx_size: settings.rx_size,
+        ..Request::new(op::TAKEOVER)
+    };
+    takeover::takeover(fd, candidate, &request);
+    Ok(0)
+}
+
+/// On a socket of the framework: another backlog for a listener, an error for any other.
+fn again(fd: c_int, backlog: c_int) -> Outcome {
+    let held = table::hold(fd).ok_or(Stop::Bypass(Reason::Untracked))?;
+    if !held.is_stream() {
+        return Err(Errno(libc::EOPNOTSUPP).into());
+    }
+    if !is_listener(&held) {
+        return Err(Error::Invalid.into());
+    }
+    companion::with(fd, &held, |kernel| Ok(sys::listen(kernel, backlog)?))?;
+    let request = Request { backlog: backlog.max(0) as u32, ..Request::new(op::REFRESH) };
+    client::close_all(&client::call(&request, &[fd])?.fds);
+    Ok(0)
+}

@@ -1,0 +1,271 @@
+//! Sending: bytes into the transmit ring.
+
+use super::{asked, is_nonblocking, phase, take_error};
+use crate::outcome::{Error, Outcome, Reason, Stop};
+use crate::receive::not_ours;
+use crate::send::{self, used};
+use crate::socket::Held;
+use crate::{table, token};
+use core::ffi::{c_int, c_uint, c_void};
+use core::sync::atomic::Ordering;
+use freena_preload_control::sys::{self, Errno};
+use freena_shm_abi::stream::{ask, shut, state};
+use freena_shm_ring::stream::{Pipe, WriterCursor};
+use libc::{iovec, mmsghdr, msghdr, size_t};
+
+/// Most elements of an array of buffers (`UIO_MAXIOV`, writev(2)).
+const MAX_VECTORS: usize = 1024;
+/// Most bytes in one call (`MAX_RW_COUNT`, write(2)).
+pub(crate) const MAX_BYTES: usize = 0x7fff_f000;
+
+/// Where in a ring some bytes go.
+pub(crate) struct Room<'m> {
+    pub(crate) pipe: Pipe<'m>,
+    pub(crate) base: u64,
+    pub(crate) position: u64,
+    pub(crate) len: usize,
+}
+
+/// Buffers of the program, and how far they have been taken.
+pub(crate) struct Gather {
+    vectors: *const iovec,
+    count: usize,
+    index: usize,
+    offset: usize,
+}
+
+impl Gather {
+    pub(crate) fn new(vectors: *const iovec, count: usize) -> Self {
+        Gather { vectors, count, index: 0, offset: 0 }
+    }
+
+    /// Bytes in all.
+    unsafe fn len(&self) -> usize {
+        // SAFETY: the caller's: `count` vectors are the program's.
+        let lens = (0..self.count).map(|index| unsafe { (*self.vectors.add(index)).iov_len });
+        lens.fold(0usize, usize::saturating_add).min(MAX_BYTES)
+    }
+
+    /// Copies up to `room.len` bytes; returns how many. `EFAULT` for a null buffer before any.
+    unsafe fn copy(&mut self, room: &Room<'_>) -> Result<usize, Error> {
+        let mut done = 0;
+        while done < room.len && self.index < self.count {
+            // SAFETY: the caller's: `count` vectors, each describing readable memory outside the ring. Another thread may
+            // change a length meanwhile, so it is bounded by the room.
+            unsafe {
+                let vector = *self.vectors.add(self.index);
+                let take = vector.iov_len.saturating_sub(self.offset).min(room.len - done);
+                if take > 0 && vector.iov_base.is_null() {
+                    return if done > 0 { Ok(done) } else { Err(Error::Kernel(Errno(libc::EFAULT))) };
+                }
+                let from = vector.iov_base.cast::<u8>().cast_const().wrapping_add(self.offset);
+                room.pipe.copy_in(room.base, room.position.wrapping_add(done as u64), from, take);
+                done += take;
+                self.offset += take;
+                if self.offset >= vector.iov_len {
+                    self.index += 1;
+                    self.offset = 0;
+                }
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// send(2), sendto(2), write(2). An address is ignored, as the kernel does.
+///
+/// # Safety
+/// The pointers are the program's.
+#[inline]
+pub unsafe fn send(fd: c_int, bytes: *const c_void, len: size_t, flags: c_int) -> Outcome {
+    let vector = iovec { iov_base: bytes.cast_mut(), iov_len: len };
+    // SAFETY: the caller's.
+    unsafe { gather(fd, &vector, 1, flags) }
+}
+
+/// writev(2).
+///
+/// # Safety
+/// The pointers are the program's.
+pub unsafe fn writev(fd: c_int, vectors: *const iovec, count: c_int) -> Outcome {
+    let count = usize::try_from(count).ok().filter(|n| *n <= MAX_VECTORS).ok_or(Error::Invalid)?;
+    // SAFETY: the caller's.
+    unsafe { gather(fd, vectors, count, 0) }
+}
+
+/// sendmsg(2). Ancillary data asks for nothing that a stream has.
+///
+/// # Safety
+/// The pointers are the program's.
+pub unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> Outcome {
+    // SAFETY: the caller's.
+    let header = unsafe { message.as_ref() }.ok_or(Error::Kernel(Errno(libc::EFAULT)))?;
+    if header.msg_iovlen > MAX_VECTORS {
+        return Err(Error::TooLong.into());
+    }
+    // SAFETY: the caller's.
+    unsafe { gather(fd, header.msg_iov, header.msg_iovlen, flags) }
+}
+
+/// sendmmsg(2).
+///
+/// # Safety
+/// The pointers are the program's.
+pub unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> Outcome {
+    let count = (count as usize).min(MAX_VECTORS);
+    for sent in 0..count {
+        // SAFETY: the caller's; `sent < count`.
+        let result = unsafe {
+            let entry = messages.add(sent);
+            sendmsg(fd, &raw const (*entry).msg_hdr, flags).map(|bytes| (*entry).msg_len = bytes as c_uint)
+        };
+        match result {
+            Ok(()) => {}
+            Err(stop) if sent == 0 => return Err(stop),
+            Err(_) => return Ok(sent as isize),
+        }
+    }
+    Ok(count as isize)
+}
+
+unsafe fn gather(fd: c_int, vectors: *const iovec, count: usize, flags: c_int) -> Outcome {
+    let mut from = Gather::new(vectors, count);
+    // SAFETY: the caller's.
+    let total = unsafe { from.len() };
+    // SAFETY: the caller's.
+    push(fd, flags, total, |room| unsafe { from.copy(room) })
+}
+
+/// Puts `total` bytes into the ring, waiting for room as the flags say. `put` writes up to the room's length and says how
+/// many; fewer than that end the call, except none at all while there is room, which is an error of its own.
+pub(crate) fn push(
+    fd: c_int,
+    flags: c_int,
+    total: usize,
+    mut put: impl FnMut(&Room<'_>) -> Result<usize, Error>,
+) -> Outcome {
+    let (mut done, mut spun, mut filled) = (0, false, false);
+    loop {
+        {
+            let Some(held) = table::hold(fd) else {
+                return if done > 0 { Ok(done as isize) } else { Err(Stop::Bypass(not_ours(fd))) };
+            };
+            match attempt(&held, flags, total - done, &mut put) {
+                Ok(Attempt { len, is_last }) => {
+                    if len > 0 {
+                        token::kick_if_needed(fd, &held);
+                        (spun, filled) = (false, false);
+                    }
+                    done += len;
+                    if done == total || is_last {
+                        return Ok(done as isize);
+                    }
+                }
+                Err(error) => {
+                    drop(held);
+                    return if done > 0 { Ok(done as isize) } else { Err(failed(error, flags)) };
+                }
+            }
+            let nonblocking = flags & libc::MSG_DONTWAIT != 0 || is_nonblocking(&held);
+            if !nonblocking && !spun {
+                spun = true;
+                let half = u64::from(held.sizes().tx / 2);
+                if token::spin(|| can_go_on(&held, half)) {
+                    continue;
+                }
+            }
+            if !filled {
+                // So that poll, select and epoll say the truth; and one more look, as it may have been emptied.
+                token::fill(fd, &held);
+                filled = true;
+                continue;
+            }
+            if nonblocking {
+                return if done > 0 { Ok(done as isize) } else { Err(Error::WouldBlock.into()) };
+            }
+        }
+        if let Err(stop) = send::wait(fd) {
+            return if done > 0 { Ok(done as isize) } else { Err(stop) };
+        }
+        filled = false;
+    }
+}
+
+fn can_go_on(held: &Held, half: u64) -> bool {
+    let state = phase(held);
+    !state::is_connecting(state) && used(held) <= half
+        || !matches!(state, state::ESTABLISHED | state::CLOSE_WAIT)
+}
+
+/// Without [`libc::MSG_NOSIGNAL`], `EPIPE` comes with a signal.
+#[cold]
+fn failed(error: Error, flags: c_int) -> Stop {
+    if error == Error::ShutDown && flags & libc::MSG_NOSIGNAL == 0 {
+        sys::raise(libc::SIGPIPE);
+    }
+    error.into()
+}
+
+/// How an attempt ended, other than in an error.
+struct Attempt {
+    /// Bytes put into the ring: 0 if there is no room, also while the connection is not there yet.
+    len: usize,
+    /// There was room for more than there was.
+    is_last: bool,
+}
+
+/// Puts in what fits now.
+#[inline]
+fn attempt(
+    held: &Held,
+    flags: c_int,
+    want: usize,
+    put: &mut impl FnMut(&Room<'_>) -> Result<usize, Error>,
+) -> Result<Attempt, Error> {
+    take_error(held)?;
+    let page = held.page();
+    let app = held.app();
+    let asked = asked(held);
+    match phase(held) {
+        state::ESTABLISHED | state::CLOSE_WAIT if asked.shut.load(Ordering::Relaxed) & shut::WRITE == 0 => {}
+        connecting if state::is_connecting(connecting) => {
+            return Ok(Attempt { len: 0, is_last: false });
+        }
+        _ => return Err(Error::ShutDown),
+    }
+    let _side = held.lock_tx()?;
+    let pipe = held.tx_pipe();
+    let mut cursor = WriterCursor {
+        tail: page.tx_tail.0.load(Ordering::Relaxed),
+        cached_head: app.tx_cached_head.load(Ordering::Relaxed),
+        base: asked.tx_base.load(Ordering::Relaxed),
+    };
+    cursor.rebase(&pipe);
+    let room = cursor.room(&pipe, (want as u64).min(pipe.size()));
+    let room_len = want.min(room as usize);
+    let result = match room_len {
+        0 => Ok(0),
+        len => put(&Room { pipe, base: cursor.base, position: cursor.tail, len }),
+    };
+    if let Ok(len @ 1..) = result {
+        let tail = cursor.tail.wrapping_add(len as u64);
+        if flags & libc::MSG_OOB != 0 && len == want {
+            asked.tx_urgent.store(tail, Ordering::Relaxed);
+        }
+        let more = asked.flags.load(Ordering::Relaxed);
+        if (flags & libc::MSG_MORE != 0) != (more & ask::MORE != 0) {
+            asked.flags.fetch_xor(ask::MORE, Ordering::Relaxed);
+        }
+        cursor.publish(&pipe, tail);
+    }
+    app.tx_cached_head.store(cursor.cached_head, Ordering::Relaxed);
+    Ok(Attempt { is_last: room_len > 0 && result.is_ok_and(|len| len < room_len), len: result? })
+}
+
+/// Whether a descriptor is a stream of the framework, for calls that know no other way.
+pub(crate) fn is_framework(fd: c_int) -> Result<(), Stop> {
+    match table::hold(fd) {
+        Some(held) if held.is_stream() => Ok(()),
+        _ => Err(Stop::Bypass(Reason::Untracked)),
+    }
+}
