@@ -14,9 +14,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE.xml", conflicts_with = "protocol", required_unless_present = "protocol")]
     config: Option<PathBuf>,
 
-    /// Protocol for the sockets of its type, in place of a configuration: udp
-    #[arg(long, value_name = "NAME")]
-    protocol: Option<String>,
+    /// Protocols for the sockets of their types, in place of a configuration: tcp, udp, or a list of both
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    protocol: Vec<String>,
 
     #[command(flatten)]
     control: ControlArgs,
@@ -39,10 +39,10 @@ pub(crate) struct Args {
 /// # Errors
 /// The settings are not valid, or the program cannot be started or reached.
 pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
-    let settings = match (&args.config, &args.protocol) {
-        (Some(path), _) => settings::for_file(path)?,
-        (None, Some(name)) => settings::for_protocol(name)?,
-        (None, None) => unreachable!("clap demands one of the two"),
+    let settings = match &args.config {
+        Some(path) => settings::for_file(path)?,
+        // clap demands one of the two.
+        None => settings::for_protocols(args.protocol.iter().map(String::as_str))?,
     };
     let mut words = settings.0;
     if let Some(spin_us) = args.spin_us {
