@@ -118,8 +118,13 @@ impl<'l> Server<'l> {
 
     /// `freena run --protocol udp` for `program`, on the server's host.
     pub fn run(&self, program: impl AsRef<OsStr>) -> Command {
+        self.run_with("udp", program)
+    }
+
+    /// `freena run --protocol PROTOCOLS` for `program`, on the server's host.
+    pub fn run_with(&self, protocols: &str, program: impl AsRef<OsStr>) -> Command {
         let mut command = host::command(self.host, binaries::freena("freena"));
-        command.args(["run", "--protocol", "udp", "--control"]).arg(&self.control).arg("--").arg(program);
+        command.args(["run", "--protocol", protocols, "--control"]).arg(&self.control).arg("--").arg(program);
         command
     }
 

@@ -132,8 +132,16 @@ impl Program {
     /// # Panics
     /// If it does not end within [`PATIENCE`].
     pub fn wait(&mut self) -> ExitStatus {
+        self.wait_within(PATIENCE)
+    }
+
+    /// As [`Program::wait`], with another limit.
+    ///
+    /// # Panics
+    /// If it does not end within `limit`.
+    pub fn wait_within(&mut self, limit: Duration) -> ExitStatus {
         self.input = None;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + limit;
         loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => {
@@ -157,7 +165,15 @@ impl Program {
     /// # Panics
     /// If it fails or does not end, with what it said.
     pub fn succeed(&mut self) -> String {
-        let status = self.wait();
+        self.succeed_within(PATIENCE)
+    }
+
+    /// As [`Program::succeed`], with another limit.
+    ///
+    /// # Panics
+    /// As [`Program::succeed`].
+    pub fn succeed_within(&mut self, limit: Duration) -> String {
+        let status = self.wait_within(limit);
         let rest: Vec<String> = self.lines.iter().collect();
         let rest = rest.join("\n");
         assert!(status.success(), "{} failed ({status}): {rest}\n{}", self.name, self.errors());
