@@ -1,7 +1,6 @@
 //! Web servers and what asks them: nginx, haproxy, curl, wrk, h2load.
 
 use crate::hosts::{Hosts, Under, assert_same, run, run_with, with, with_programs, with_programs_under};
-use freena_tests::binaries;
 use freena_tests::lab::{FAR4, NEAR4, NEAR6};
 use freena_tests::program::Program;
 use std::path::Path;
@@ -172,29 +171,26 @@ fn haproxy_balances() {
 
 #[test]
 fn a_killed_server_under_nginx() {
-    let name = "a_killed_server_under_nginx";
-    with_programs_under(name, &[], ["nginx", "curl"], |_, _| {});
-    freena_tests::netns::privileged(name, || {
-        let (Some(nginx_), Some(curl_)) = (binaries::installed("nginx"), binaries::installed("curl")) else {
-            return;
-        };
-        let lab = freena_tests::lab::Lab::new();
-        let hosts = Hosts { lab: &lab, under: Under::Near, near: Some(lab.near_server()), far: None };
-        let (mut nginx, _) = nginx(&hosts, hosts.near(nginx_), &listen());
+    let under = &[Under::Near, Under::Both];
+    with_programs_under("a_killed_server_under_nginx", under, ["nginx", "curl"], |hosts, [nginx_, curl_]| {
+        let (mut nginx, _) = nginx(hosts, hosts.near(nginx_), &listen());
+        // More than all buffers between the two hold.
+        let endless = std::fs::File::create(hosts.lab.path("www/endless")).expect("a file");
+        endless.set_len(8 << 30).expect("a file with a hole");
         hosts.wait_for_port(PORT);
-        let mut command = lab.far(curl_);
-        command.args(["--silent", "--show-error", "--limit-rate", "1M", "--output", "/dev/null"]);
-        let mut client = Program::start(with(command, &format!("http://{NEAR4}:{PORT}/large")));
-        let mut hosts = hosts;
-        let server = hosts.near.as_mut().expect("a server");
+        let Some(server) = &hosts.near else { return };
+        let mut command = hosts.far(curl_);
+        command.args(["--silent", "--show-error", "--limit-rate", "50M", "--output", "/dev/null"]);
+        let mut client = Program::start(with(command, &format!("http://{NEAR4}:{PORT}/endless")));
         server.wait_until("the download is under way", |status| {
             let connections = status["connections"].as_array().expect("a list");
             connections.iter().any(|connection| connection["bytes_sent"].as_u64() > Some(1 << 20))
         });
-        let started = Instant::now();
-        server.program.kill();
+        let killed = Instant::now();
+        server.program.signal(libc::SIGKILL);
         assert!(!client.wait().success(), "the client is told");
-        assert!(started.elapsed() < Duration::from_secs(5), "only after {:?}", started.elapsed());
+        assert!(killed.elapsed() < Duration::from_secs(5), "only after {:?}", killed.elapsed());
+        // What it does about its listeners it does at once.
         thread::sleep(Duration::from_millis(200));
         assert!(nginx.is_running(), "{}", nginx.errors());
         nginx.signal(libc::SIGTERM);
