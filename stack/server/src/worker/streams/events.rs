@@ -102,8 +102,8 @@ impl Worker {
         match errno {
             Some(errno) => fail(&stream, errno),
             None => {
-                connection.time_wait = self.streams.tcp.state(handle) == Some(State::TimeWait);
-                announce(&stream, if connection.time_wait { state::TIME_WAIT } else { state::CLOSED });
+                let waits = self.streams.tcp.state(handle) == Some(State::TimeWait);
+                announce(&stream, if waits { state::TIME_WAIT } else { state::CLOSED });
             }
         }
         if connection.closing {
@@ -124,9 +124,12 @@ impl Worker {
             self.streams.registry.remove(&connection.stream);
             let _ = self.epoll.remove(connection.stream.peer_end.as_raw_fd());
         }
-        // Where a peer connected, the listener or its other connections hold the port.
+        // A flow that is known after its connection is gone is in TIME_WAIT, whoever closed it first: the program is not
+        // told of the end of what it has closed. Where a peer connected, the listener or its other connections hold the
+        // port.
+        let waits = self.streams.tcp.knows(&connection.flow);
         if let (true, false, Some(companion)) =
-            (connection.time_wait, connection.accepted, connection.stream.companion.get())
+            (waits, connection.accepted, connection.stream.companion.get())
         {
             let remains = &mut self.streams.table.remains;
             if remains.len() >= MAX_TIME_WAIT {

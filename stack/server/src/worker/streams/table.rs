@@ -55,8 +55,6 @@ pub(super) struct Connection {
     pub(super) closing: bool,
     /// Whether both directions have ended, or an error has ended them.
     pub(super) over: bool,
-    /// Whether it ended in `TIME_WAIT`.
-    pub(super) time_wait: bool,
     /// When the program or the peer last did something.
     pub(super) last_work: Instant,
     /// When its figures were last shown.
@@ -90,7 +88,6 @@ impl Connection {
             peer_closed_told: false,
             closing: false,
             over: false,
-            time_wait: false,
             last_work: now,
             last_shown: now,
         }
