@@ -106,6 +106,8 @@ next! {
     writev(fd: c_int, vectors: *const iovec, count: c_int) -> ssize_t { raw!(SYS_writev, fd, vectors, count) }
     sendfile(out: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t
         { raw!(SYS_sendfile, out, from, offset, count) }
+    sendfile64(out: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t
+        { raw!(SYS_sendfile, out, from, offset, count) }
     splice(from: c_int, from_offset: *mut i64, to: c_int, to_offset: *mut i64, len: size_t, flags: c_uint) -> ssize_t
         { raw!(SYS_splice, from, from_offset, to, to_offset, len, flags) }
     recv(fd: c_int, bytes: *mut c_void, len: size_t, flags: c_int) -> ssize_t

@@ -79,6 +79,9 @@ hook! {
     /// sendfile(2).
     fn sendfile(out: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t
         = send::sendfile(out, from, offset, count);
+    /// sendfile(2), by the name that programs built for large files have.
+    fn sendfile64(out: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t
+        = send::sendfile(out, from, offset, count);
     /// splice(2).
     fn splice(from: c_int, from_offset: *mut i64, to: c_int, to_offset: *mut i64, len: size_t, flags: c_uint) -> ssize_t
         = send::splice(from, from_offset, to, to_offset, len, flags);
