@@ -116,6 +116,20 @@ impl<'l> Server<'l> {
         Server { program, control, ready, host }
     }
 
+    /// Starts one that may use packet sockets and nothing else, so that nothing steers.
+    ///
+    /// # Panics
+    /// If it does not get ready.
+    pub fn start_unsteered(host: &'l Namespace, interface: &str, control: PathBuf) -> Server<'l> {
+        let setpriv = binaries::installed("setpriv").expect("setpriv (Debian package util-linux)");
+        let mut command = host::command(host, setpriv);
+        command.args(["--bounding-set", "-all,+net_raw", "--"]).arg(binaries::freena("freena-stack"));
+        command.args(["--iface", interface, "--control"]).arg(&control).stdin(Stdio::null());
+        let mut program = Program::start(command);
+        let ready = program.expect("freena-stack: ready on ");
+        Server { program, control, ready, host }
+    }
+
     /// `freena run --protocol udp` for `program`, on the server's host.
     pub fn run(&self, program: impl AsRef<OsStr>) -> Command {
         self.run_with("udp", program)

@@ -6,11 +6,22 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use freena_shm_abi::Endpoint;
 use freena_shm_abi::control::{Request, Response, op, verdict};
 
+/// Which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Through the server.
+    Server,
+    /// Through the kernel.
+    Kernel,
+    /// It is on this host: through the server where a program under freena has the port.
+    ThisHost,
+}
+
 /// An answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Through the server; otherwise through the kernel.
-    pub fast: bool,
+    /// Which way.
+    pub way: Way,
     /// Largest IP packet in bytes.
     pub mtu: u32,
     /// The epoch that it belongs to.
@@ -53,7 +64,7 @@ const EMPTY: Entry = Entry {
     query: Query { to: [0; 16], scope: 0, from: [0; 16], ifindex: 0 },
     prefix_len: 0,
     // Never equal to a server's epoch.
-    route: Route { fast: false, mtu: 0, epoch: u64::MAX },
+    route: Route { way: Way::Kernel, mtu: 0, epoch: u64::MAX },
 };
 
 static CACHE: [Place; ENTRIES] =
@@ -65,6 +76,18 @@ static UNATTACHED: AtomicU64 = AtomicU64::new(0);
 #[inline]
 pub fn epoch() -> u64 {
     client::server_page().map_or(&UNATTACHED, |page| &page.route_epoch).load(Ordering::Acquire)
+}
+
+impl Route {
+    /// Whether datagrams to `port` go through the server.
+    #[inline]
+    pub fn is_fast(&self, port: u16) -> bool {
+        match self.way {
+            Way::Server => true,
+            Way::Kernel => false,
+            Way::ThisHost => client::server_page().is_some_and(|page| page.udp_ports.contains(port)),
+        }
+    }
 }
 
 /// Looks an address up, asking the server if need be.
@@ -102,7 +125,12 @@ fn ask(query: &Query) -> Result<Route, client::Failure> {
         Request { peer, local: endpoint(query.from, 0), ifindex: query.ifindex, ..Request::new(op::ROUTE) };
     let connection = client::open()?;
     let response: Response = connection.call(&request, &[])?.response;
-    let route = Route { fast: response.verdict == verdict::FAST, mtu: response.mtu, epoch: response.epoch };
+    let way = match response.verdict {
+        verdict::FAST => Way::Server,
+        verdict::LOCAL => Way::ThisHost,
+        _ => Way::Kernel,
+    };
+    let route = Route { way, mtu: response.mtu, epoch: response.epoch };
     let place = &CACHE[NEXT.fetch_add(1, Ordering::Relaxed) as usize % ENTRIES];
     // Still under the process's lock, which `connection` holds: nobody else writes.
     place.write(Entry { query: *query, prefix_len: response.prefix_len.min(128), route });
@@ -133,7 +161,7 @@ impl Place {
         if before & 1 != 0 {
             return None;
         }
-        // SAFETY: the cell is always mapped and any bytes in it are plain integers and one `bool`; that one may be
+        // SAFETY: the cell is always mapped and any bytes in it are plain integers and one `Way`; that one may be
         // torn only if the sequence moves, and then the copy is dropped below, as `MaybeUninit`, before it is looked at.
         let copy =
             unsafe { core::ptr::read_volatile(self.entry.get().cast::<core::mem::MaybeUninit<Entry>>()) };
@@ -166,7 +194,7 @@ mod tests {
     #[test]
     fn an_answer_holds_for_its_prefix_and_for_nothing_else() {
         let query = Query { to: v4(1), scope: 0, from: [0; 16], ifindex: 0 };
-        let route = Route { fast: true, mtu: 1500, epoch: 1 };
+        let route = Route { way: Way::Server, mtu: 1500, epoch: 1 };
         let entry = Entry { query, prefix_len: 120, route };
         assert!(entry.answers(&Query { to: v4(200), ..query }));
         assert!(!entry.answers(&Query { to: [0; 16], ..query }));
@@ -182,7 +210,7 @@ mod tests {
     fn a_place_returns_what_was_written() {
         let place = Place { sequence: AtomicU32::new(0), entry: UnsafeCell::new(EMPTY) };
         let query = Query { to: v4(1), scope: 0, from: [0; 16], ifindex: 0 };
-        place.write(Entry { query, prefix_len: 96, route: Route { fast: true, mtu: 9000, epoch: 7 } });
+        place.write(Entry { query, prefix_len: 96, route: Route { way: Way::Server, mtu: 9000, epoch: 7 } });
         let read = place.read().map(|entry| (entry.prefix_len, entry.route.mtu));
         assert_eq!(read, Some((96, 9000)));
         place.sequence.store(3, Ordering::Relaxed);

@@ -475,7 +475,7 @@ unsafe fn attempt(held: &Held, datagram: &Datagram) -> Result<Attempt, Error> {
             route
         }
     };
-    if !route.fast {
+    if !route.is_fast(to.port) {
         return Ok(Attempt::ThroughKernel);
     }
     let mut record = Record {
@@ -575,7 +575,7 @@ mod tests {
     use freena_shm_abi::app::AppArea;
 
     fn limit(len: u32, segment: Option<u16>, discovery: c_int) -> Result<Record, Error> {
-        let route = Route { fast: true, mtu: 1500, epoch: 0 };
+        let route = Route { way: route::Way::Server, mtu: 1500, epoch: 0 };
         let mut record = Record { len, ..Record::default() };
         limits(&mut record, &route, &AppArea::default(), segment, discovery, true).map(|()| record)
     }

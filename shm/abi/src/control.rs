@@ -46,6 +46,9 @@ pub mod verdict {
     pub const FAST: u16 = 1;
     /// Through the kernel; the reason is in words.
     pub const KERNEL: u16 = 2;
+    /// `ROUTE`: the destination is this host. Through the server to ports in `ServerPage::udp_ports`, which hands
+    /// datagrams over from ring to ring, and through the kernel to all others.
+    pub const LOCAL: u16 = 3;
 }
 
 /// A request.

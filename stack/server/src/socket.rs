@@ -47,12 +47,16 @@ impl Socket {
 pub struct SocketStats {
     /// Datagrams put into a receive ring by the fast path.
     pub rx_fast: Counter,
+    /// Datagrams that other programs of this server have put there, ring to ring.
+    pub rx_local: Counter,
     /// Datagrams that came through the companion.
     pub rx_kernel: Counter,
     /// Datagrams dropped because the receive ring was full.
     pub rx_dropped: Counter,
     /// Datagrams sent on the fast path.
     pub tx_fast: Counter,
+    /// Datagrams handed to other programs of this server, ring to ring.
+    pub tx_local: Counter,
     /// Datagrams sent through the companion.
     pub tx_kernel: Counter,
     /// Datagrams that could not be sent.

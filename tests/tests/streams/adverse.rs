@@ -49,8 +49,8 @@ fn an_idle_connection_gives_its_memory_back() {
         let (mut theirs, _) = listener.accept().expect("accepted");
         let mut buffer = vec![0; 1 << 20];
         for _ in 0..2 {
-            theirs.write_all(&buffer).expect("sent by the kernel");
             let tail = ours.memory.rx_pipe().tail().load(std::sync::atomic::Ordering::Relaxed);
+            theirs.write_all(&buffer).expect("sent by the kernel");
             wait_for("it has arrived unread", || {
                 ours.memory.rx_pipe().tail().load(std::sync::atomic::Ordering::Acquire) > tail
             });

@@ -82,8 +82,10 @@ impl FakeServer {
         let path = folder.path().join("control");
         let page_fd = memfd(c"page", mem::size_of::<ServerPage>()).expect("memfd");
         let page: *mut ServerPage =
-            map_shared(page_fd.as_raw_fd(), 4096, libc::PROT_READ | libc::PROT_WRITE).expect("map").cast();
-        // SAFETY: just mapped, a page long.
+            map_shared(page_fd.as_raw_fd(), mem::size_of::<ServerPage>(), libc::PROT_READ | libc::PROT_WRITE)
+                .expect("map")
+                .cast();
+        // SAFETY: just mapped, as long as it is.
         let words = unsafe { &*page };
         words.magic.store(MAGIC, Ordering::Relaxed);
         words.version.store(ABI_VERSION, Ordering::Relaxed);

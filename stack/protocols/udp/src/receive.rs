@@ -64,6 +64,11 @@ impl Udp {
         self.table.remove(key, port);
     }
 
+    /// The socket that a datagram with these addresses is for.
+    pub fn find(&self, flow: &Flow) -> Option<SocketKey> {
+        self.table.lookup(flow)
+    }
+
     /// What was counted.
     pub fn stats(&self) -> UdpStats {
         self.stats

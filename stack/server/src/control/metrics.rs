@@ -30,9 +30,10 @@ impl Closed {
     }
 }
 
-fn counters(stats: &SocketStats) -> [&crate::socket::Counter; 8] {
-    let SocketStats { rx_fast, rx_kernel, rx_dropped, tx_fast, tx_kernel, tx_dropped, tokens, kicks } = stats;
-    [rx_fast, rx_kernel, rx_dropped, tx_fast, tx_kernel, tx_dropped, tokens, kicks]
+fn counters(stats: &SocketStats) -> [&crate::socket::Counter; 10] {
+    let SocketStats { rx_fast, rx_local, rx_kernel, rx_dropped, .. } = stats;
+    let SocketStats { tx_fast, tx_local, tx_kernel, tx_dropped, tokens, kicks, .. } = stats;
+    [rx_fast, rx_local, rx_kernel, rx_dropped, tx_fast, tx_local, tx_kernel, tx_dropped, tokens, kicks]
 }
 
 impl Control {
@@ -101,13 +102,26 @@ impl Control {
                 *sum += counter.get();
             }
         }
-        let [rx_fast, rx_kernel, rx_dropped, tx_fast, tx_kernel, tx_dropped, tokens, kicks] = sums;
-        let help = "Datagrams of all sockets, by direction and whether they went through the kernel.";
+        let [
+            rx_fast,
+            rx_local,
+            rx_kernel,
+            rx_dropped,
+            tx_fast,
+            tx_local,
+            tx_kernel,
+            tx_dropped,
+            tokens,
+            kicks,
+        ] = sums;
+        let help = "Datagrams of all sockets, by direction and path: a link (fast), from ring to ring (local), the kernel.";
         text.family("freena_socket_datagrams_total", Kind::Counter, help);
         for (direction, path, value) in [
             ("receive", "fast", rx_fast),
+            ("receive", "local", rx_local),
             ("receive", "kernel", rx_kernel),
             ("transmit", "fast", tx_fast),
+            ("transmit", "local", tx_local),
             ("transmit", "kernel", tx_kernel),
         ] {
             text.sample(&[("direction", direction), ("path", path)], value);

@@ -7,6 +7,7 @@
 mod client;
 mod icmp;
 mod listener;
+mod local;
 mod metrics;
 mod ownership;
 mod policy;
@@ -31,6 +32,7 @@ use freena_shm_abi::server::ServerPage;
 use freena_shm_abi::{ABI_VERSION, MAGIC};
 use freena_shm_ring::mapping;
 use icmp::Icmp;
+use local::Hearers;
 use ownership::Ownership;
 use sockets::Sockets;
 use std::collections::HashMap;
@@ -146,6 +148,7 @@ pub struct Control {
     streams: streams::Streams,
     lease_events: Sender<Event>,
     ownership: Ownership,
+    hearers: Hearers,
     shared: SharedPage,
     icmp: Icmp,
     traces: Traces,
@@ -187,6 +190,7 @@ impl Control {
             next_client: token::CLIENTS,
             sockets: Sockets::new(args.max_sockets),
             ownership: Ownership::default(),
+            hearers: Hearers::default(),
             shared: SharedPage::new(workers.len() as u32)?,
             netns: sys::netns_cookie(&probe)?,
             boot_id: registry.boot_id,

@@ -54,6 +54,10 @@ pub(super) fn keys(binding: &Binding, addresses: &[IpAddr], protocol: u8) -> Vec
         protocol,
         pad: 0,
     };
+    if binding.local.is_loopback() {
+        // No wire carries it.
+        return Vec::new();
+    }
     if !binding.local.is_unspecified() {
         return vec![key(&binding.local)];
     }

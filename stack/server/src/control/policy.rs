@@ -1,11 +1,12 @@
 //! Which sockets the server carries, and which way datagrams go: each answer with its reason in words.
 
 use super::Control;
-use crate::mirror::{Route, RouteKind};
+use crate::mirror::{LOOPBACK_IFINDEX, Route, RouteKind};
 use crate::sys;
-use freena_udp::Binding;
+use freena_shm_abi::control::verdict;
+use freena_udp::{Binding, Flow};
 use freena_wire::protocol;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -20,9 +21,34 @@ pub(super) struct Facts {
 /// Why a descriptor is not accepted as a companion: an errno and words.
 pub(super) type Rejected = (i32, String);
 
+/// Who carries datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carrier {
+    /// A link of this server.
+    Link,
+    /// This server's workers, from ring to ring, where the receiver is carried too; else the kernel.
+    Rings {
+        /// Interface that the datagrams seem to arrive on.
+        ifindex: u32,
+    },
+    /// The kernel.
+    Kernel,
+}
+
+impl Carrier {
+    /// As the answer to a program.
+    pub(super) fn verdict(self) -> u16 {
+        match self {
+            Carrier::Link => verdict::FAST,
+            Carrier::Rings { .. } => verdict::LOCAL,
+            Carrier::Kernel => verdict::KERNEL,
+        }
+    }
+}
+
 /// Which way, and why.
 pub(super) struct Way {
-    pub(super) fast: bool,
+    pub(super) carrier: Carrier,
     pub(super) reason: String,
     pub(super) mtu: u32,
     /// Bits around the destination for which the answer holds, in its own IP version.
@@ -94,52 +120,64 @@ impl Control {
     /// Whether the fast path is of use to a socket.
     pub(super) fn judge(&self, facts: &Facts) -> Result<String, String> {
         let binding = &facts.binding;
-        if binding.ifindex != 0 && !self.is_served(binding.ifindex) {
+        if !matches!(binding.ifindex, 0 | LOOPBACK_IFINDEX) && !self.is_served(binding.ifindex) {
             let name = self.interface_name(binding.ifindex);
             return Err(format!("bound to interface {name}, which freena-stack does not serve"));
         }
         let local = binding.local;
-        if local.is_loopback() {
-            return Err(format!("bound to the loopback address {local}"));
-        }
         if local.is_multicast() {
             return Err(format!("bound to the multicast address {local}: multicast goes through the kernel"));
         }
-        if !local.is_unspecified() {
-            let served = self.network.with(|mirror| {
-                mirror.addresses().iter().any(|a| a.address == local && self.is_served(a.ifindex))
-            });
-            if !served {
-                return Err(format!(
-                    "bound to {local}, which is no address of an interface that freena-stack serves"
-                ));
-            }
+        if !local.is_unspecified() && !self.network.with(|mirror| mirror.is_local(local)) {
+            return Err(format!("bound to {local}, which is no address of this host"));
         }
-        if let Some((peer, _)) = binding.peer {
+        if let Some((peer, port)) = binding.peer {
             let oif = [binding.ifindex, facts.peer_scope].into_iter().find(|i| *i != 0);
             let source = (!local.is_unspecified()).then_some(local);
             let way = self.way(peer, source, oif);
-            if !way.fast {
-                return Err(format!("connected to {peer}: {}", way.reason));
-            }
-            return Ok(way.reason);
+            return match way.carrier {
+                Carrier::Link => Ok(way.reason),
+                Carrier::Rings { ifindex } => {
+                    let flow =
+                        Flow { src: local, src_port: binding.port, dst: peer, dst_port: port, ifindex };
+                    let peer = SocketAddr::new(peer, port);
+                    if self.hearers.hears(&flow) {
+                        Ok(format!("connected to {peer}, a program under freena on this host"))
+                    } else {
+                        Err(format!("connected to {peer}: the peer is not a program under freena"))
+                    }
+                }
+                Carrier::Kernel => Err(format!("connected to {peer}: {}", way.reason)),
+            };
         }
-        Ok("bound where served interfaces can reach it".to_owned())
+        Ok(if local.is_loopback() {
+            "bound where programs on this host can reach it".to_owned()
+        } else {
+            "bound where served interfaces and programs on this host can reach it".to_owned()
+        })
     }
 
     /// Which way datagrams to `dst` go.
     pub(super) fn way(&self, dst: IpAddr, src: Option<IpAddr>, oif: Option<u32>) -> Way {
         let dst = plain(dst);
         let route = self.network.with(|mirror| mirror.route(dst, src, oif));
-        let kernel = |reason: String, prefix_len| Way { fast: false, reason, mtu: 65_535, prefix_len };
+        let kernel =
+            |reason: String, prefix_len| Way { carrier: Carrier::Kernel, reason, mtu: 65_535, prefix_len };
         let exact = if dst.is_ipv4() { 32 } else { 128 };
+        if dst.is_unspecified() {
+            return kernel("the kernel knows what no address means".to_owned(), exact);
+        }
         let Route { kind, prefix_len_safe } = match route {
             Ok(route) => route,
             Err(error) => return kernel(format!("the kernel did not tell its route: {error}"), exact),
         };
         match kind {
+            RouteKind::Unicast(_) if src.is_some_and(|src| src.is_loopback()) => kernel(
+                "a loopback address stays on its host: the kernel gives the error".to_owned(),
+                prefix_len_safe,
+            ),
             RouteKind::Unicast(hop) if self.is_served(hop.ifindex) => Way {
-                fast: true,
+                carrier: Carrier::Link,
                 reason: format!("the route leaves by {}", self.interface_name(hop.ifindex)),
                 mtu: self.network.path_mtu(Instant::now(), dst, hop.mtu),
                 // What routers said holds for single hosts, of which there may be some under the prefix.
@@ -156,7 +194,12 @@ impl Control {
                 ),
                 prefix_len_safe,
             ),
-            RouteKind::Local => kernel("the destination is this host".to_owned(), prefix_len_safe),
+            RouteKind::Local(hop) => Way {
+                carrier: Carrier::Rings { ifindex: hop.ifindex },
+                reason: "the destination is this host".to_owned(),
+                mtu: self.network.with(|mirror| mirror.link(LOOPBACK_IFINDEX).map_or(65_536, |lo| lo.mtu)),
+                prefix_len: prefix_len_safe,
+            },
             RouteKind::Broadcast(_) => kernel("broadcast goes through the kernel".to_owned(), exact),
             RouteKind::Multicast(_) => kernel("multicast goes through the kernel".to_owned(), exact),
             RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit | RouteKind::None => {

@@ -174,6 +174,7 @@ impl Control {
         for key in &keys {
             self.ownership.take(*key, &self.interfaces);
         }
+        self.hearers.enter(key, facts.binding, &self.shared.page().udp_ports);
         self.sockets.insert(Entry { socket, keys, reason });
         Ok(Answer { response, fds: vec![application_end, memory_fd] })
     }
@@ -266,8 +267,15 @@ impl Control {
         if *current == binding {
             return;
         }
-        *current = binding;
+        let before = std::mem::replace(&mut *current, binding);
         drop(current);
+        let ports = &self.shared.page().udp_ports;
+        if before.port == binding.port {
+            self.hearers.rebind(socket.key, binding);
+        } else {
+            self.hearers.enter(socket.key, binding, ports);
+            self.hearers.leave(socket.key, &before, ports);
+        }
         let addresses = self.local_addresses();
         self.resteer(socket.key, &addresses);
         self.tell_all(|| Command::Rebind(socket.key, binding));
@@ -314,7 +322,7 @@ impl Control {
         let way = self.way(dst, src, oif);
         let mapped = if dst.is_ipv4() { 96 } else { 0 };
         let response = Response {
-            verdict: if way.fast { verdict::FAST } else { verdict::KERNEL },
+            verdict: way.carrier.verdict(),
             prefix_len: u16::from(way.prefix_len) + mapped,
             mtu: way.mtu,
             epoch,
@@ -349,6 +357,7 @@ impl Control {
     pub(super) fn close_socket(&mut self, key: SocketKey) {
         let Some(entry) = self.sockets.remove(key) else { return };
         self.closed.add(&entry.socket.stats);
+        self.hearers.leave(key, &entry.socket.binding(), &self.shared.page().udp_ports);
         for key in &entry.keys {
             self.ownership.give(*key, &self.interfaces);
         }

@@ -3,6 +3,7 @@
 use super::client::Answer;
 use super::policy::Rejected;
 use super::requests::{os, socket_name};
+use super::sockets::Entry;
 use super::streams::{ConnectionStatus, ListenerStatus, counters};
 use super::{Control, WorkerHandle};
 use crate::worker::{Command, Report};
@@ -13,6 +14,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
+use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -88,9 +90,11 @@ struct SocketStatus {
     reason: String,
     worker: usize,
     rx_datagrams: u64,
+    rx_local: u64,
     rx_through_kernel: u64,
     rx_dropped: u64,
     tx_datagrams: u64,
+    tx_local: u64,
     tx_through_kernel: u64,
     tx_dropped: u64,
     tokens: u64,
@@ -137,12 +141,20 @@ impl Control {
             poll: format!("{:?}", self.args.poll).to_lowercase(),
             workers: reports.into_iter().flatten().enumerate().map(worker).collect(),
             interfaces: self.interfaces.iter().map(interface).collect(),
-            sockets: self.sockets.iter().map(|entry| socket(entry, &path)).collect(),
+            sockets: self.sockets.iter().map(|entry| socket(entry, self.path_of(entry, &path))).collect(),
             listeners,
             connections,
             kernel_sockets: self.kernel_sockets(),
             processes: self.clients.values().filter(|client| client.attached).count(),
         }
+    }
+
+    /// How a socket's datagrams travel, in words.
+    fn path_of<'p>(&self, entry: &Entry, link: &'p str) -> &'p str {
+        let binding = entry.socket.binding();
+        let stays_here = |ip: IpAddr| self.network.with(|mirror| mirror.is_local(ip));
+        let is_local = binding.local.is_loopback() || binding.peer.is_some_and(|(peer, _)| stays_here(peer));
+        if is_local { "local, from ring to ring" } else { link }
     }
 
     /// Asks all workers; those that do not answer in time are missing.
@@ -254,7 +266,7 @@ fn interface(interface: &crate::links::Interface) -> InterfaceStatus {
     }
 }
 
-fn socket(entry: &super::sockets::Entry, path: &str) -> SocketStatus {
+fn socket(entry: &Entry, path: &str) -> SocketStatus {
     let socket = &entry.socket;
     let stats = &socket.stats;
     let binding = *socket.binding.lock().unwrap_or_else(PoisonError::into_inner);
@@ -270,9 +282,11 @@ fn socket(entry: &super::sockets::Entry, path: &str) -> SocketStatus {
         reason: entry.reason.clone(),
         worker: socket.home,
         rx_datagrams: stats.rx_fast.get(),
+        rx_local: stats.rx_local.get(),
         rx_through_kernel: stats.rx_kernel.get(),
         rx_dropped: stats.rx_dropped.get(),
         tx_datagrams: stats.tx_fast.get(),
+        tx_local: stats.tx_local.get(),
         tx_through_kernel: stats.tx_kernel.get(),
         tx_dropped: stats.tx_dropped.get(),
         tokens: stats.tokens.get(),

@@ -10,7 +10,7 @@ pub(super) use status::{ConnectionStatus, ListenerStatus, counters};
 
 use super::client::Answer;
 use super::ownership::keys;
-use super::policy::{Facts, Rejected, plain};
+use super::policy::{Carrier, Facts, Rejected, plain};
 use super::requests::{named, os};
 use super::{Control, WorkerHandle};
 use crate::mirror::{Route, RouteKind};
@@ -225,8 +225,12 @@ impl Control {
         }
         let oif = [binding.ifindex, facts.peer_scope].into_iter().find(|i| *i != 0);
         let way = self.way(dst, source, oif);
-        if !way.fast {
-            return Err(way.reason);
+        match way.carrier {
+            Carrier::Link => {}
+            Carrier::Rings { .. } => {
+                return Err("to this host: the kernel's loopback carries streams".to_owned());
+            }
+            Carrier::Kernel => return Err(way.reason),
         }
         let hop = match self.network.with(|mirror| mirror.route(dst, source, oif)) {
             Ok(Route { kind: RouteKind::Unicast(hop), .. }) => hop,
@@ -257,6 +261,9 @@ impl Control {
     }
 
     fn judge_steering(&self, binding: &Binding) -> Result<(), String> {
+        if binding.local.is_loopback() {
+            return Err("bound to a loopback address: the kernel's loopback carries streams".to_owned());
+        }
         let hears = |ifindex: u32| {
             (binding.ifindex == 0 || binding.ifindex == ifindex)
                 && (binding.local.is_unspecified()

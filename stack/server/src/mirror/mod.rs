@@ -35,6 +35,9 @@ use std::{
     os::fd::{AsRawFd, RawFd},
 };
 
+/// Index of the loopback interface, in every namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
+pub const LOOPBACK_IFINDEX: u32 = 1;
+
 /// Multicast groups that are followed (`enum rtnetlink_groups`): LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE,
 /// IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE, NEXTHOP.
 const GROUPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 32];
@@ -252,7 +255,6 @@ impl Mirror {
     }
 
     /// Whether packets to `address` are for this host, loopback prefixes included.
-    #[allow(dead_code, reason = "a view of the mirror that its tests use and the server may")]
     pub fn is_local(&self, address: IpAddr) -> bool {
         self.tables(address).is_local(address) || self.addresses.iter().any(|own| own.address == address)
     }

@@ -21,8 +21,8 @@ pub struct Route {
 pub enum RouteKind {
     /// They leave by an interface, for one host.
     Unicast(Hop),
-    /// They are for this host, or for an anycast address of it.
-    Local,
+    /// They are for this host, or for an anycast address of it; the interface is the one that has the address.
+    Local(Hop),
     /// They leave for every host of a link.
     Broadcast(Hop),
     /// They leave for a group.
@@ -211,7 +211,7 @@ impl Tables {
 pub(super) fn kind_of(kind: RouteType, hop: Hop) -> Option<RouteKind> {
     Some(match kind {
         RouteType::Unicast => RouteKind::Unicast(hop),
-        RouteType::Local | RouteType::Anycast => RouteKind::Local,
+        RouteType::Local | RouteType::Anycast => RouteKind::Local(hop),
         RouteType::Broadcast => RouteKind::Broadcast(hop),
         RouteType::Multicast => RouteKind::Multicast(hop),
         RouteType::BlackHole => RouteKind::Blackhole,

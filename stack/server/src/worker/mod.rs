@@ -7,6 +7,7 @@
 //! A socket is *active* while the worker looks at its transmit ring in every turn. After [`QUIET`] without a datagram it
 //! becomes quiet: the program has to kick once, by a message on its descriptor.
 
+mod addresses;
 mod companion;
 mod idle;
 mod local;
@@ -16,8 +17,8 @@ mod streams;
 mod table;
 mod transmit;
 
+use addresses::Locals;
 pub use idle::PollMode;
-use local::Locals;
 pub use path::Network;
 use path::Paths;
 use streams::Streams;

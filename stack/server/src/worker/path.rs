@@ -1,7 +1,7 @@
 //! Where datagrams to a destination go, as a worker remembers it.
 
 use super::Port;
-use crate::mirror::{Mirror, Route, RouteKind};
+use crate::mirror::{Hop, Mirror, Route, RouteKind};
 use freena_ip::{Identification, PathMtu};
 use freena_wire::{Mac, protocol};
 use std::collections::HashMap;
@@ -75,6 +75,8 @@ pub(super) enum Path {
     /// By a link of this worker, once the address of the next hop is known. Datagrams go by the companion until then, and so
     /// make the kernel resolve the neighbour, queue what comes meanwhile, and report EHOSTUNREACH if nobody answers.
     Unresolved(Unresolved),
+    /// To this host: ring to ring, if the receiver is carried too.
+    Local(Here),
     /// By the companion.
     Kernel,
 }
@@ -109,6 +111,15 @@ pub(super) struct Fast {
     pub(super) max_segments: u32,
     /// The most payload bytes in a burst.
     pub(super) max_burst: u32,
+}
+
+/// What a receiver on this host is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Here {
+    /// Source address.
+    pub(super) src: IpAddr,
+    /// Interface that the datagram seems to arrive on.
+    pub(super) ifindex: u32,
 }
 
 /// What a path depends on.
@@ -174,7 +185,7 @@ impl Paths {
         if let Path::Fast(fast) | Path::Unresolved(Unresolved { fast, .. }) = &mut path {
             fast.mtu = self.network.path_mtu(now, key.dst, fast.mtu);
         }
-        let lifetime = if matches!(path, Path::Fast(_)) { LIFETIME } else { RETRY };
+        let lifetime = if matches!(path, Path::Kernel) { RETRY } else { LIFETIME };
         if self.known.len() >= CAPACITY {
             self.known.clear();
         }
@@ -186,13 +197,19 @@ impl Paths {
 fn resolve(ports: &[PortFacts], mirror: &mut Mirror, key: Key) -> Path {
     // A program may ask for any of the host's addresses. Others are a matter of privileges (`IP_TRANSPARENT`,
     // `IP_FREEBIND`), which the kernel judges when the companion sends.
-    if key.src.is_some_and(|src| mirror.addresses().iter().all(|own| own.address != src)) {
+    if key.src.is_some_and(|src| !mirror.is_local(src)) {
         return Path::Kernel;
     }
     let oif = (key.ifindex != 0).then_some(key.ifindex);
-    let Ok(Route { kind: RouteKind::Unicast(hop), .. }) = mirror.route(key.dst, key.src, oif) else {
-        return Path::Kernel;
+    let hop = match mirror.route(key.dst, key.src, oif) {
+        Ok(Route { kind: RouteKind::Unicast(hop), .. }) => hop,
+        Ok(Route { kind: RouteKind::Local(hop), .. }) => return local(mirror, key, hop),
+        _ => return Path::Kernel,
     };
+    if key.src.is_some_and(|src| src.is_loopback()) {
+        // EINVAL from the kernel: a loopback address stays on its host.
+        return Path::Kernel;
+    }
     let Some(port) = ports.iter().position(|port| port.ifindex == hop.ifindex) else { return Path::Kernel };
     let Some(src) = key.src.or(hop.prefsrc) else { return Path::Kernel };
     let next = hop.gateway.unwrap_or(key.dst);
@@ -217,4 +234,22 @@ fn resolve(ports: &[PortFacts], mirror: &mut Mirror, key: Key) -> Path {
     }
     fast.dst_mac = Mac(mac);
     Path::Fast(fast)
+}
+
+/// The path to an address of this host, as the kernel's loopback has it.
+fn local(mirror: &Mirror, key: Key, hop: Hop) -> Path {
+    let chosen = match key.dst {
+        // `ip_route_output_key_hash_rcu` of Linux: what the local route prefers, else the destination itself.
+        IpAddr::V4(_) => Some(hop.prefsrc.unwrap_or(key.dst)),
+        // The destination itself (RFC 6724 section 5, rule 1). It is none of the addresses where it is an anycast one.
+        IpAddr::V6(_) => {
+            let is_own = mirror.addresses().iter().any(|own| own.address == key.dst);
+            if is_own { Some(key.dst) } else { hop.prefsrc }
+        }
+    };
+    let Some(src) = key.src.or(chosen).filter(|src| src.is_ipv4() == key.dst.is_ipv4()) else {
+        return Path::Kernel;
+    };
+    // The interface that has the address, not the loopback: `inet_iif` and `ipv6_rcv` of Linux.
+    Path::Local(Here { src, ifindex: hop.ifindex })
 }

@@ -6,11 +6,12 @@
 //! to ours, one part here and the rest there. A raw link without steering shows a copy of all that the kernel gets: there
 //! fragments are reassembled here, and the companion's filter keeps the kernel's own copy of the datagram out.
 
-use super::local::Locals;
+use super::addresses::Locals;
 use super::path::Paths;
 use super::streams::Streams;
 use super::table::Table;
 use super::{Worker, send_token};
+use crate::mirror::LOOPBACK_IFINDEX;
 use crate::sys::{self, Epoll};
 use freena_ip::Reassembler;
 use freena_shm_abi::{Record, endpoint::octets_of, record::flags};
@@ -106,6 +107,13 @@ impl Intake<'_> {
         // The protocol of an IPv6 fragment is known for sure only when it is whole (RFC 8200 section 4.5).
         let fragment = packet.fragment.is_some();
         let may_be_udp = packet.protocol == protocol::UDP || (fragment && packet.src.is_ipv6());
+        // Loopback addresses mean this host on every host, so from a wire they are a lie (RFC 1122 section 3.2.1.3, RFC 4291
+        // section 2.5.3).
+        let is_wire = self.delivery.ifindex != LOOPBACK_IFINDEX;
+        if is_wire && (packet.src.is_loopback() || packet.dst.is_loopback()) {
+            *self.malformed += 1;
+            return;
+        }
         if !may_be_udp || self.locals.as_mut().is_some_and(|locals| !locals.contains(packet.dst)) {
             // A raw link shows it, and the kernel has its own copy.
             return;

@@ -14,6 +14,7 @@ use super::path::{Fast, Key, Path};
 use super::{Worker, companion};
 use freena_ip::{MIN_V4, Pieces};
 use freena_shm_abi::{Record, endpoint::ip_of, record::flags};
+use freena_shm_ring::cursor::ConsumerCursor;
 use freena_shm_ring::{Consumer, Message};
 use freena_stack_api::{Burst, Chunk, Gso};
 use freena_udp::SocketKey;
@@ -24,11 +25,11 @@ use std::ops::Range;
 use std::{io, mem};
 
 /// Records taken from one socket in one turn.
-const RECORDS_PER_SOCKET: u32 = 512;
+pub(super) const RECORDS_PER_SOCKET: u32 = 512;
 /// Bursts staged in one turn.
 const MAX_BURSTS: usize = 64;
 /// Default TTL and hop limit (RFC 1700; Linux `ip_default_ttl`).
-const DEFAULT_TTL: u8 = 64;
+pub(super) const DEFAULT_TTL: u8 = 64;
 
 /// A burst that waits to be given to its link.
 struct Staged {
@@ -107,6 +108,8 @@ impl Worker {
             }
         }
         self.flush();
+        // What was handed over to other sockets.
+        self.publish();
         self.settle_active();
         taken
     }
@@ -126,31 +129,38 @@ impl Worker {
                 Ok(None) => break End::Empty,
                 Err(corrupt) => break End::Corrupt(corrupt),
             };
-            taken += 1;
             local.last_sent = self.now;
-            let (fast, carriage) = match self.path_of(key, &first.record) {
-                Path::Fast(fast) => (Some(fast), carriage(&fast, &first.record)),
-                Path::Unresolved(_) | Path::Kernel => (None, Carriage::Kernel),
-            };
-            match (fast, carriage) {
-                (Some(fast), Carriage::Whole) => taken += self.stage_run(key, start, &first, fast),
-                (Some(fast), Carriage::Fragments(pieces)) => {
-                    self.stage_fragments(key, start, &first, &fast, pieces);
-                }
-                _ => {
-                    let Some(local) = self.table.get_mut(key) else { return taken };
-                    if self.stage.bursts.iter().any(|staged| staged.socket == key) {
-                        // Room is given back in order, so what is staged must leave first.
-                        local.tx.head = start;
-                        break End::Budget;
+            let path = self.path_of(key, &first.record);
+            if let Path::Fast(fast) = path {
+                match carriage(&fast, &first.record) {
+                    Carriage::Whole => {
+                        taken += 1 + self.stage_run(key, start, &first, fast);
+                        continue;
                     }
-                    if !companion::send(&socket, &first) {
-                        local.tx.head = start;
-                        break End::Budget;
+                    Carriage::Fragments(pieces) => {
+                        taken += 1;
+                        self.stage_fragments(key, start, &first, &fast, pieces);
+                        continue;
                     }
-                    Consumer::new(socket.memory.tx(), &mut local.tx).release();
+                    Carriage::Kernel => {}
                 }
             }
+            if !self.flush_before(key, start) {
+                break End::Budget;
+            }
+            taken += 1;
+            if let Path::Local(here) = path
+                && let Some(more) = self.hand_over(key, &first, here)
+            {
+                taken += more;
+                continue;
+            }
+            let Some(local) = self.table.get_mut(key) else { return taken };
+            if !companion::send(&socket, &first) {
+                local.tx.head = start;
+                break End::Budget;
+            }
+            Consumer::new(socket.memory.tx(), &mut local.tx).release();
         };
         if let End::Corrupt(corrupt) = end {
             let id = self.table.get(key).map(|local| local.socket.id);
@@ -159,6 +169,20 @@ impl Worker {
             self.abandon(key);
         }
         taken
+    }
+
+    /// Sends what is staged of a socket before its record at `start` is dealt with at once: room is given back in order.
+    /// False if not all of it has left.
+    fn flush_before(&mut self, key: SocketKey, start: u64) -> bool {
+        if self.stage.bursts.iter().all(|staged| staged.socket != key) {
+            return true;
+        }
+        let Some(taken) = self.table.get(key).map(|local| local.tx) else { return false };
+        let rewind = |worker: &mut Worker, cursor| worker.table.get_mut(key).map(|local| local.tx = cursor);
+        rewind(self, ConsumerCursor { head: start, ..taken });
+        self.flush();
+        let all_left = self.table.get(key).is_some_and(|local| local.tx.head == start);
+        all_left && rewind(self, taken).is_some()
     }
 
     fn path_of(&mut self, key: SocketKey, record: &Record) -> Path {

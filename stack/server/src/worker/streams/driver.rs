@@ -50,7 +50,7 @@ impl Driver for Host<'_> {
         let scope = self.scope_of(flow.peer);
         match find_way(self.paths, flow, scope, self.now) {
             Way::Fast(fast) | Way::Unresolved(Unresolved { fast, .. }) => Some(path_of(&fast)),
-            Way::Kernel => None,
+            Way::Local(_) | Way::Kernel => None,
         }
     }
 

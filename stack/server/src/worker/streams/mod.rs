@@ -217,7 +217,7 @@ impl Worker {
         let path = match find_way(&mut self.paths, &flow, stream.ifindex, self.now) {
             Way::Fast(fast) | Way::Unresolved(Unresolved { fast, .. }) => driver::path_of(&fast),
             // The route has changed since the control thread looked: the engine tries until it is there.
-            Way::Kernel => freena_tcp::Path { mtu: 1280, max_burst: 1280, max_segments: 1 },
+            Way::Local(_) | Way::Kernel => freena_tcp::Path { mtu: 1280, max_burst: 1280, max_segments: 1 },
         };
         let room = u64::from(stream.memory.sizes().rx);
         let streams = &mut self.streams;

@@ -135,8 +135,8 @@ impl Worker {
                 self.stage_by(&fast, &transmit);
             }
             Way::Unresolved(unresolved) => self.hold(transmit, since, &unresolved),
-            // No route: lost, as on the way. The engine tries again.
-            Way::Kernel => {}
+            // No route, or the address has become our own: lost, as on the way. The engine tries again.
+            Way::Local(_) | Way::Kernel => {}
         }
     }
 
