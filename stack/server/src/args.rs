@@ -48,6 +48,11 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_sockets: u32,
 
+    /// Folder with protocol libraries; may be given several times [default: /usr/lib/freena/protocols, and the folder
+    /// protocols beside this program]
+    #[arg(long, value_name = "DIR")]
+    pub plugins: Vec<PathBuf>,
+
     /// For tests: make the network a bad one in both directions, by loss=1%,duplicate=1%,reorder=1%,corrupt=1%,
     /// delay=20ms,jitter=5ms, or some of these
     #[arg(long, value_name = "LIST", value_parser = parse_impairments)]
@@ -64,6 +69,17 @@ pub struct Args {
     /// Form of the log, which FREENA_STACK_LOG selects, on the standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+}
+
+impl Args {
+    /// Where protocol libraries are looked for.
+    pub fn plugin_folders(&self) -> Vec<PathBuf> {
+        if !self.plugins.is_empty() {
+            return self.plugins.clone();
+        }
+        let own = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join("protocols")));
+        std::iter::once(freena_plugin::DEFAULT_FOLDER.into()).chain(own).collect()
+    }
 }
 
 /// `--log-format`.

@@ -19,6 +19,7 @@ use args::{Args, LogFormat};
 use clap::Parser;
 use control::{Control, LinkName, Listener, Setup, WorkerHandle};
 use freena_link_middleware::{Place, Tap, Watchers};
+use freena_plugin::Libraries;
 use metrics::Metrics;
 use mirror::Mirror;
 use std::error::Error;
@@ -66,6 +67,11 @@ fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let registry = Arc::new(stream::Registry::new(args.max_sockets));
     let mut secret = [0; 32];
     sys::random(&mut secret)?;
+    // SAFETY: only root, or who runs the server, can have put a library into a folder that passes the checks.
+    let libraries = unsafe { Libraries::load_all(&args.plugin_folders()) };
+    for (_, error) in &libraries.refused {
+        tracing::error!("a protocol library is refused: {error}");
+    }
     let mut workers = Vec::new();
     let choice = cores::Choice::begin();
     let pinned = Arc::new(Barrier::new(2));
@@ -86,6 +92,7 @@ fn serve(args: Args) -> Result<(), Box<dyn Error>> {
             registry: registry.clone(),
             secret,
             max_connections: args.max_sockets as usize,
+            libraries: libraries.loaded.clone(),
             commands: (command_queue, bell.clone()),
             events: (events.clone(), event_bell.clone()),
             pinned: pinned.clone(),
@@ -107,6 +114,7 @@ fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         workers,
         taps,
         registry,
+        libraries,
         events,
         event_sender,
         signal,

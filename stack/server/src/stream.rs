@@ -33,6 +33,8 @@ pub struct Stream {
     pub id: u64,
     /// Whether the program's socket is an `AF_INET6` one.
     pub ipv6: bool,
+    /// IP protocol number of the engine that carries it.
+    pub protocol: u8,
     /// Worker that it belongs to.
     pub home: usize,
     /// The shared memory.
@@ -105,10 +107,11 @@ impl Parts {
 
     /// Joins the parts and the names; returns the program's end beside the socket.
     pub fn name(self, names: Names) -> (Stream, OwnedFd) {
-        let Names { ipv6, home, companion, owner, local, peer, scope, ifindex, lease } = names;
+        let Names { ipv6, protocol, home, companion, owner, local, peer, scope, ifindex, lease } = names;
         let stream = Stream {
             id: self.id,
             ipv6,
+            protocol,
             home,
             memory: self.memory,
             memory_fd: self.memory_fd,
@@ -129,6 +132,7 @@ impl Parts {
 /// What a socket is called and where it belongs: the fields of [`Stream`] that [`Parts`] has not.
 pub struct Names {
     pub ipv6: bool,
+    pub protocol: u8,
     pub home: usize,
     pub companion: Option<OwnedFd>,
     pub owner: Arc<Owner>,

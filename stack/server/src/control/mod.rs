@@ -122,6 +122,8 @@ pub struct Setup {
     pub taps: (Arc<[LinkName]>, Arc<Watchers>),
     /// Stream sockets.
     pub registry: Arc<Registry>,
+    /// Protocol libraries.
+    pub libraries: freena_plugin::Libraries,
     /// Events of the workers, and the bell that announces them.
     pub events: (Receiver<Event>, Arc<EventFd>),
     /// For events of this thread's own.
@@ -145,6 +147,7 @@ pub struct Control {
     next_client: u64,
     sockets: Sockets,
     registry: Arc<Registry>,
+    libraries: freena_plugin::Libraries,
     streams: streams::Streams,
     lease_events: Sender<Event>,
     ownership: Ownership,
@@ -171,6 +174,7 @@ impl Control {
             workers,
             taps,
             registry,
+            libraries,
             events,
             event_sender,
             signal,
@@ -195,6 +199,7 @@ impl Control {
             netns: sys::netns_cookie(&probe)?,
             boot_id: registry.boot_id,
             registry,
+            libraries,
             streams: streams::Streams::default(),
             lease_events: event_sender,
             args,

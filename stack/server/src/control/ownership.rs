@@ -4,6 +4,7 @@ use crate::links::Interface;
 use freena_ebpf_abi::FlowKey;
 use freena_shm_abi::endpoint::octets_of;
 use freena_udp::Binding;
+use freena_wire::protocol as ip;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -50,7 +51,8 @@ impl Ownership {
 pub(super) fn keys(binding: &Binding, addresses: &[IpAddr], protocol: u8) -> Vec<FlowKey> {
     let key = |addr: &IpAddr| FlowKey {
         addr: octets_of(*addr),
-        port: binding.port.to_be_bytes(),
+        // A protocol whose ports the programs in the kernel cannot find is owned as a whole.
+        port: if matches!(protocol, ip::TCP | ip::UDP) { binding.port } else { 0 }.to_be_bytes(),
         protocol,
         pad: 0,
     };

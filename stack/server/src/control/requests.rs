@@ -87,14 +87,11 @@ impl Control {
     }
 
     fn take_over(&mut self, client: u64, request: &Request, companion: OwnedFd) -> Result<Answer, Rejected> {
-        if request.protocol == u32::from(protocol::TCP) {
+        if request.protocol != u32::from(protocol::UDP) {
             return self.take_over_listener(client, request, companion);
         }
         let facts = self.examine(&companion, protocol::UDP)?;
-        let judged = match request.protocol {
-            number if number == u32::from(protocol::UDP) => self.judge(&facts),
-            number => Err(format!("freena-stack has no IP protocol {number}")),
-        };
+        let judged = self.judge(&facts);
         let judged = judged.and_then(|reason| match self.sockets.vacancy() {
             Some(vacancy) => Ok((reason, vacancy)),
             None => Err(format!("freena-stack carries {} sockets, which is its limit", self.sockets.len())),

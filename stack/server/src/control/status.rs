@@ -32,8 +32,21 @@ struct Status {
     sockets: Vec<SocketStatus>,
     listeners: Vec<ListenerStatus>,
     connections: Vec<ConnectionStatus>,
+    protocols: Vec<ProtocolStatus>,
     kernel_sockets: Vec<KernelSocket>,
     processes: usize,
+}
+
+/// A protocol library, loaded or refused.
+#[derive(Serialize)]
+struct ProtocolStatus {
+    name: Option<String>,
+    library: String,
+    ip_protocol: Option<u8>,
+    /// Where it was found.
+    file: Option<String>,
+    /// `ready`, or why it is not used.
+    state: String,
 }
 
 #[derive(Serialize)]
@@ -46,6 +59,8 @@ struct WorkerStatus {
     cpu_seconds: f64,
     malformed_frames: u64,
     tcp: BTreeMap<&'static str, u64>,
+    /// Of protocol libraries, by IP protocol number.
+    protocols: BTreeMap<u8, BTreeMap<&'static str, u64>>,
     udp: BTreeMap<&'static str, u64>,
     /// Fragments, in and out.
     fragments: BTreeMap<&'static str, u64>,
@@ -144,6 +159,7 @@ impl Control {
             sockets: self.sockets.iter().map(|entry| socket(entry, self.path_of(entry, &path))).collect(),
             listeners,
             connections,
+            protocols: self.protocols_status(),
             kernel_sockets: self.kernel_sockets(),
             processes: self.clients.values().filter(|client| client.attached).count(),
         }
@@ -170,6 +186,30 @@ impl Control {
             })
             .collect();
         waiting.into_iter().map(|from| from.recv_deadline(deadline).ok()).collect()
+    }
+
+    fn protocols_status(&self) -> Vec<ProtocolStatus> {
+        let loaded = self.libraries.loaded.iter().map(|library| ProtocolStatus {
+            name: Some(library.name().to_owned()),
+            library: library.file_name().to_owned(),
+            ip_protocol: Some(library.ip_protocol()),
+            file: Some(library.path().display().to_string()),
+            state: library.fault().unwrap_or("ready").to_owned(),
+        });
+        let refused = self.libraries.refused.iter().map(|(name, error)| ProtocolStatus {
+            name: None,
+            library: name.clone(),
+            ip_protocol: None,
+            file: None,
+            state: error.to_string(),
+        });
+        loaded.chain(refused).collect()
+    }
+
+    /// What a stream protocol is called.
+    pub(super) fn protocol_name(&self, number: u8) -> String {
+        let mut libraries = self.libraries.loaded.iter();
+        libraries.find(|it| it.ip_protocol() == number).map_or("tcp", |it| it.name()).to_owned()
     }
 
     fn kernel_sockets(&self) -> Vec<KernelSocket> {
@@ -202,7 +242,8 @@ fn worker((index, report): (usize, Report)) -> WorkerStatus {
         busy_turns: report.busy_turns,
         cpu_seconds: report.cpu.as_secs_f64(),
         malformed_frames: report.malformed,
-        tcp: counters(&report.tcp),
+        tcp: report.streams.first().map(|(_, stats)| counters(stats)).unwrap_or_default(),
+        protocols: report.streams.iter().skip(1).map(|(number, stats)| (*number, counters(stats))).collect(),
         udp: BTreeMap::from([
             ("delivered", udp.delivered),
             ("malformed", udp.malformed),

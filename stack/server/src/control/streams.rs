@@ -47,6 +47,7 @@ pub(super) struct Streams {
 /// What is steered for a lease.
 struct Leased {
     binding: Binding,
+    protocol: u8,
     keys: Vec<FlowKey>,
 }
 
@@ -67,6 +68,7 @@ impl Control {
         request: &Request,
         companion: OwnedFd,
     ) -> Result<Answer, Rejected> {
+        self.carrier(request.protocol)?;
         let facts = self.examine(&companion, protocol::TCP)?;
         if !is_listening(&companion) {
             return Err((libc::EINVAL, "the socket does not listen".to_owned()));
@@ -79,6 +81,30 @@ impl Control {
         match judged {
             Ok(reason) => self.carry_listener(client, request, companion, &facts, reason).map_err(os),
             Err(reason) => Ok(self.leave(client, &facts, &reason)),
+        }
+    }
+
+    /// Whether there is an engine for streams of this IP protocol.
+    fn carrier(&self, number: u32) -> Result<(), Rejected> {
+        let libraries = &self.libraries.loaded;
+        if number == u32::from(protocol::TCP) {
+            return Ok(());
+        }
+        match libraries.iter().find(|library| u32::from(library.ip_protocol()) == number) {
+            Some(library) => match library.fault() {
+                None => Ok(()),
+                Some(fault) => Err((
+                    libc::EPROTONOSUPPORT,
+                    format!("{} is not used any more: it {fault}", library.file_name()),
+                )),
+            },
+            None => {
+                let known: Vec<String> = std::iter::once("6 (tcp)".to_owned())
+                    .chain(libraries.iter().map(|it| format!("{} ({})", it.ip_protocol(), it.name())))
+                    .collect();
+                let known = known.join(", ");
+                Err((libc::EPROTONOSUPPORT, format!("no stream protocol {number}, only {known}")))
+            }
         }
     }
 
@@ -99,10 +125,11 @@ impl Control {
         sys::set_nonblocking(&companion)?;
         let listening = listening(facts, &page.asked);
         let binding = facts.binding;
-        let steered = keys(&binding, &self.local_addresses(), protocol::TCP);
-        let lease = self.lease(binding, steered.clone());
+        let steered = keys(&binding, &self.local_addresses(), request.protocol as u8);
+        let lease = self.lease(binding, request.protocol as u8, steered.clone());
         let (stream, application_end) = parts.name(Names {
             ipv6: facts.ipv6,
+            protocol: request.protocol as u8,
             home: self.least_loaded(),
             companion: Some(companion),
             owner: self.owner(client, reason.clone()),
@@ -138,9 +165,7 @@ impl Control {
         request: &Request,
         companion: OwnedFd,
     ) -> Result<Answer, Rejected> {
-        if request.protocol != u32::from(protocol::TCP) {
-            return Err((libc::EPROTONOSUPPORT, format!("IP protocol {} has no connect", request.protocol)));
-        }
+        self.carrier(request.protocol)?;
         let mut facts = self.examine(&companion, protocol::TCP)?;
         if is_listening(&companion) || facts.binding.peer.is_some() {
             return Err((libc::EISCONN, "the socket listens or is connected".to_owned()));
@@ -175,11 +200,12 @@ impl Control {
         fill(&parts);
         facts.binding.local = to.source;
         let binding = facts.binding;
-        let steered = keys(&binding, &[], protocol::TCP);
-        let lease = self.lease(binding, steered.clone());
+        let steered = keys(&binding, &[], request.protocol as u8);
+        let lease = self.lease(binding, request.protocol as u8, steered.clone());
         self.own(&steered);
         let (stream, application_end) = parts.name(Names {
             ipv6: facts.ipv6,
+            protocol: request.protocol as u8,
             home: to.worker,
             companion: Some(companion),
             owner: self.owner(client, to.reason.clone()),
@@ -325,10 +351,10 @@ impl Control {
         self.tell_all(|| Command::Stream(Order::Unlisten(key)));
     }
 
-    fn lease(&mut self, binding: Binding, keys: Vec<FlowKey>) -> Arc<Lease> {
+    fn lease(&mut self, binding: Binding, protocol: u8, keys: Vec<FlowKey>) -> Arc<Lease> {
         let id = self.streams.next_lease;
         self.streams.next_lease += 1;
-        self.streams.leases.insert(id, Leased { binding, keys });
+        self.streams.leases.insert(id, Leased { binding, protocol, keys });
         Arc::new(Lease { id, events: (self.lease_events.clone(), self.events.1.clone()) })
     }
 
@@ -352,7 +378,7 @@ impl Control {
             if leased.binding.peer.is_some() {
                 continue;
             }
-            let new = keys(&leased.binding, addresses, protocol::TCP);
+            let new = keys(&leased.binding, addresses, leased.protocol);
             for key in &new {
                 self.ownership.take(*key, &self.interfaces);
             }

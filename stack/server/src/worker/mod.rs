@@ -94,8 +94,8 @@ pub struct Report {
     pub core: Option<usize>,
     /// Its links.
     pub links: Vec<(LinkInfo, LinkStats)>,
-    /// Its TCP counters.
-    pub tcp: freena_tcp::Stats,
+    /// Counters of its stream engines, by IP protocol number.
+    pub streams: Vec<(u8, freena_tcp::Stats)>,
     /// Its UDP counters.
     pub udp: UdpStats,
     /// Fragments received, by what became of them.
@@ -149,6 +149,8 @@ pub struct Setup {
     pub secret: [u8; 32],
     /// The most connections.
     pub max_connections: usize,
+    /// Protocol libraries.
+    pub libraries: Vec<Arc<freena_plugin::Library>>,
     /// Commands, and the bell that announces them.
     pub commands: (Receiver<Command>, Arc<EventFd>),
     /// Events, and the bell that announces them.
@@ -215,7 +217,13 @@ impl Worker {
             locals: Locals::new(setup.network.clone()),
             reassembler: Reassembler::new(Limits::default()),
             stage: Stage::default(),
-            streams: Streams::new(setup.index, setup.registry.clone(), setup.secret, setup.max_connections),
+            streams: Streams::new(
+                setup.index,
+                setup.registry.clone(),
+                setup.secret,
+                setup.max_connections,
+                &setup.libraries,
+            ),
             scratch: vec![0; 1 << 16],
             ready: Vec::with_capacity(64),
             lost: vec![false; setup.ports.len()],
@@ -552,7 +560,7 @@ impl Worker {
         Report {
             core: self.setup.core,
             links: self.setup.ports.iter().map(|port| (port.link.info(), port.link.stats())).collect(),
-            tcp: self.streams.stats(),
+            streams: self.streams.stats(),
             udp: self.udp.stats(),
             reassembly: self.reassembler.counters(),
             fragmented: self.stage.fragment_stats(),

@@ -96,8 +96,12 @@ impl Intake<'_> {
             *self.malformed += 1;
             return;
         };
-        if packet.protocol == protocol::TCP && packet.fragment.is_none() {
-            // Where nothing steers, the kernel answers.
+        // For streams there is nothing to look for where nothing steers: the kernel answers there.
+        let stream = match &self.streams {
+            Some((streams, ..)) if packet.protocol != protocol::UDP => streams.carries(packet.protocol),
+            _ => packet.protocol == protocol::TCP,
+        };
+        if stream && packet.fragment.is_none() {
             if let (Some((streams, paths, epoll)), None) = (&mut self.streams, &self.locals) {
                 let segment = (&packet, frame.checksum, frame.segment);
                 streams.receive(paths, epoll, self.now, segment, self.delivery.ifindex);

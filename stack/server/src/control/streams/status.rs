@@ -15,7 +15,7 @@ pub(in super::super) struct ListenerStatus {
     id: u64,
     pid: i32,
     program: String,
-    protocol: &'static str,
+    protocol: String,
     local: String,
     path: String,
     reason: String,
@@ -28,7 +28,7 @@ pub(in super::super) struct ConnectionStatus {
     id: u64,
     pid: i32,
     program: String,
-    protocol: &'static str,
+    protocol: String,
     local: String,
     peer: String,
     state: &'static str,
@@ -72,20 +72,22 @@ impl Control {
         let (mut listeners, mut connections) = (Vec::new(), Vec::new());
         for stream in self.registry.all() {
             match stream.peer {
-                None => listeners.push(listener(&stream, path)),
-                Some(peer) => connections.push(connection(&stream, peer, path)),
+                None => listeners.push(listener(&stream, self.protocol_name(stream.protocol), path)),
+                Some(peer) => {
+                    connections.push(connection(&stream, self.protocol_name(stream.protocol), peer, path))
+                }
             }
         }
         (listeners, connections)
     }
 }
 
-fn listener(stream: &Stream, path: &str) -> ListenerStatus {
+fn listener(stream: &Stream, protocol: String, path: &str) -> ListenerStatus {
     ListenerStatus {
         id: stream.id,
         pid: stream.owner.pid,
         program: stream.owner.program.clone(),
-        protocol: "tcp",
+        protocol,
         local: socket_name(stream.local.0, stream.local.1),
         path: path.to_owned(),
         reason: stream.owner.reason.clone(),
@@ -93,7 +95,7 @@ fn listener(stream: &Stream, path: &str) -> ListenerStatus {
     }
 }
 
-fn connection(stream: &Stream, peer: (IpAddr, u16), path: &str) -> ConnectionStatus {
+fn connection(stream: &Stream, protocol: String, peer: (IpAddr, u16), path: &str) -> ConnectionStatus {
     let page = stream.memory.page();
     let (told, asked) = (&page.stream.told, &page.stream.asked);
     let info = &told.info;
@@ -109,7 +111,7 @@ fn connection(stream: &Stream, peer: (IpAddr, u16), path: &str) -> ConnectionSta
         id: stream.id,
         pid: stream.owner.pid,
         program: stream.owner.program.clone(),
-        protocol: "tcp",
+        protocol,
         local: socket_name(stream.local.0, stream.local.1),
         peer: socket_name(peer.0, peer.1),
         state: state_name(get(&told.state)),

@@ -75,6 +75,7 @@ impl Driver for Host<'_> {
         let room = u64::from(parts.memory().sizes().rx);
         let (stream, application_end) = parts.name(Names {
             ipv6: listener.stream.ipv6,
+            protocol: listener.stream.protocol,
             home: self.index,
             companion: None,
             owner: listener.stream.owner.clone(),

@@ -21,7 +21,7 @@ impl Worker {
     /// Tells what has happened; returns how much that was.
     pub(super) fn tell_programs(&mut self) -> usize {
         let mut count = 0;
-        while let Some(event) = self.streams.tcp.poll_event() {
+        while let Some(event) = self.streams.engines.poll_event() {
             count += 1;
             self.take_event(event);
         }
@@ -102,7 +102,7 @@ impl Worker {
         match errno {
             Some(errno) => fail(&stream, errno),
             None => {
-                let waits = self.streams.tcp.state(handle) == Some(State::TimeWait);
+                let waits = self.streams.engines.state(handle) == Some(State::TimeWait);
                 announce(&stream, if waits { state::TIME_WAIT } else { state::CLOSED });
             }
         }
@@ -114,7 +114,7 @@ impl Worker {
         } else {
             // The program reads what is left from its own mapping.
             shut(&stream, libc::SHUT_RDWR);
-            self.streams.tcp.close(self.now, handle, false);
+            self.streams.engines.close(self.now, handle, false);
         }
     }
 
@@ -160,7 +160,7 @@ impl Worker {
         if connection.arrived != connection.rx.tail {
             connection.rx.publish(&stream.memory.rx_pipe(), connection.arrived);
         }
-        let state = streams.tcp.state(handle).map_or(state::CLOSED, number_of);
+        let state = streams.engines.state(handle).map_or(state::CLOSED, number_of);
         let told = &stream.memory.page().stream.told;
         let before = told.state.load(Ordering::Relaxed);
         if before != state {

@@ -10,6 +10,7 @@
 
 mod accept;
 mod driver;
+mod engines;
 mod events;
 mod memory;
 mod options;
@@ -25,9 +26,11 @@ use crate::stream::{Registry, Stream};
 use crate::sys::Epoll;
 use crossbeam::channel::Sender;
 use driver::Host;
+use engines::Engines;
+use freena_plugin::Library;
 use freena_stack_api::RxChecksum;
-use freena_tcp::{Config, Flow, Handle, IcmpError, ListenerKey, Listening, Stats, Tcp};
-use freena_wire::Packet;
+use freena_tcp::{Config, Flow, Handle, IcmpError, ListenerKey, Listening, Stats};
+use freena_wire::{Packet, protocol};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -59,7 +62,7 @@ pub enum Order {
 
 /// All stream state of a worker.
 pub(super) struct Streams {
-    tcp: Tcp,
+    engines: Engines,
     table: Table,
     stage: Stage,
     registry: Arc<Registry>,
@@ -75,11 +78,12 @@ impl Streams {
         registry: Arc<Registry>,
         secret: [u8; 32],
         max_connections: usize,
+        libraries: &[Arc<Library>],
     ) -> Self {
         let config =
             Config { secret, max_connections, max_half_open: MAX_HALF_OPEN, max_time_wait: MAX_TIME_WAIT };
         Streams {
-            tcp: Tcp::new(config),
+            engines: Engines::new(config, libraries),
             table: Table::default(),
             stage: Stage::default(),
             registry,
@@ -99,7 +103,7 @@ impl Streams {
         paths: &mut Paths,
         epoll: &Epoll,
         now: Instant,
-        (packet, checksum, segment): (&Packet<'_>, RxChecksum, u16),
+        segment: (&Packet<'_>, RxChecksum, u16),
         ifindex: u32,
     ) {
         let mut host = Host {
@@ -111,8 +115,7 @@ impl Streams {
             now,
             ifindex,
         };
-        // What is dropped is counted by the engine.
-        let _ = self.tcp.handle_packet(now, packet, checksum, segment, ifindex, &mut host);
+        self.engines.handle_packet(now, segment, ifindex, &mut host);
     }
 
     /// When the worker must look here again, if it sleeps.
@@ -122,18 +125,24 @@ impl Streams {
         }
         let retry = self.stage.poll_timeout();
         let crowded = (!self.table.crowded.is_empty()).then(|| now + accept::RETRY);
-        [self.tcp.poll_timeout(), retry, crowded].into_iter().flatten().min()
+        [self.engines.poll_timeout(), retry, crowded].into_iter().flatten().min()
     }
 
     /// Brings the figures in all pages up to date.
     pub(super) fn show_all(&mut self, now: Instant) {
         for (handle, connection) in self.table.iter_mut() {
-            programs::show(connection, &self.tcp, handle, now);
+            programs::show(connection, &self.engines, handle, now);
         }
     }
 
-    pub(super) fn stats(&self) -> Stats {
-        self.tcp.stats()
+    /// Counters of the engines, by protocol.
+    pub(super) fn stats(&self) -> Vec<(u8, Stats)> {
+        self.engines.stats()
+    }
+
+    /// Whether packets of this protocol are for an engine here.
+    pub(super) fn carries(&self, protocol: u8) -> bool {
+        self.engines.has(protocol)
     }
 }
 
@@ -144,9 +153,7 @@ impl Worker {
             return 0;
         }
         let mut work = self.hear_programs();
-        if self.streams.tcp.poll_timeout().is_some_and(|due| due <= self.now) {
-            self.streams.tcp.handle_timeout(self.now);
-        }
+        self.streams.engines.handle_timeout(self.now);
         work += self.tell_programs();
         work + self.transmit_streams()
     }
@@ -162,19 +169,22 @@ impl Worker {
             Order::Relisten(key, listening, backlog) => {
                 if let Some(listener) = self.streams.table.listener(key) {
                     listener.backlog = backlog;
-                    self.streams.tcp.listen(key, listening);
+                    let protocol = listener.stream.protocol;
+                    self.streams.engines.listen(protocol, key, listening);
                 }
             }
             Order::Unlisten(key) => self.unlisten(key),
             Order::Connect(stream) => self.connect(stream),
             Order::Icmp(flow, sequence, error) => {
-                self.streams.tcp.handle_icmp(self.now, &flow, sequence, error);
+                let [a, b, c, d] = sequence.to_be_bytes();
+                let quoted = [0, 0, 0, 0, a, b, c, d];
+                self.streams.engines.handle_icmp(protocol::TCP, self.now, &flow, quoted, error);
             }
         }
     }
 
     fn listen(&mut self, key: ListenerKey, stream: Arc<Stream>, listening: Listening, backlog: usize) {
-        self.streams.tcp.listen(key, listening);
+        self.streams.engines.listen(stream.protocol, key, listening);
         let home = stream.home == self.setup.index;
         let listener = Listener { stream: stream.clone(), backlog, pending: Default::default() };
         self.streams.table.insert_listener(key, listener);
@@ -199,7 +209,7 @@ impl Worker {
 
     fn unlisten(&mut self, key: ListenerKey) {
         if let Some(listener) = self.streams.table.remove_listener(key) {
-            self.streams.tcp.unlisten(key);
+            self.streams.engines.unlisten(listener.stream.protocol, key);
             if listener.stream.home == self.setup.index {
                 let _ = self.epoll.remove(listener.stream.peer_end.as_raw_fd());
                 if let Some(companion) = listener.stream.companion.get() {
@@ -221,7 +231,7 @@ impl Worker {
         };
         let room = u64::from(stream.memory.sizes().rx);
         let streams = &mut self.streams;
-        match streams.tcp.connect(self.now, flow, path, room, &options) {
+        match streams.engines.connect(stream.protocol, self.now, flow, path, (room, &options)) {
             Ok(handle) => {
                 let mut connection = Connection::new(stream.clone(), flow, path, options, self.now);
                 connection.flags = asked.flags.load(Ordering::Relaxed);
@@ -230,7 +240,7 @@ impl Worker {
                 streams.table.insert(handle, connection);
                 if let Err(error) = watch(&self.epoll, handle, &stream) {
                     tracing::error!(socket = stream.id, %error, "cannot watch a socket");
-                    self.streams.tcp.abort(self.now, handle);
+                    self.streams.engines.abort(self.now, handle);
                 }
             }
             Err(refused) => {
@@ -261,7 +271,7 @@ impl Worker {
                 let path = driver::path_of(&fast);
                 if path != connection.path {
                     connection.path = path;
-                    streams.tcp.set_path(self.now, handle, path);
+                    streams.engines.set_path(self.now, handle, path);
                 }
             }
         }

@@ -3,13 +3,14 @@
 //! Everything here is in memory that a program may write at any moment, whatever the rules say: each word is loaded once
 //! and bounded; one that cannot be right ends the connection that it belongs to, and no other.
 
+use super::engines::Engines;
 use super::table::Connection;
 use super::{Worker, events, generation, options};
 use crate::worker::QUIET;
 use freena_shm_abi::stream::{Info, shut};
 use freena_shm_ring::cursor::Corrupt;
 use freena_shm_ring::kick;
-use freena_tcp::{Handle, Tcp};
+use freena_tcp::Handle;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -36,7 +37,7 @@ impl Worker {
     fn hear(&mut self, handle: Handle, thorough: bool) -> bool {
         let streams = &mut self.streams;
         let Some(connection) = streams.table.get_mut(handle) else { return false };
-        match listen_to(connection, &mut streams.tcp, handle, self.now, thorough) {
+        match listen_to(connection, &mut streams.engines, handle, self.now, thorough) {
             Ok(news) => {
                 if news {
                     connection.last_work = self.now;
@@ -59,7 +60,7 @@ impl Worker {
         let stream = connection.stream.clone();
         events::fail(&stream, libc::ECONNABORTED);
         events::shut(&stream, libc::SHUT_RDWR);
-        self.streams.tcp.abort(self.now, handle);
+        self.streams.engines.abort(self.now, handle);
     }
 
     /// A kick, a fill, or the end of a connection's descriptors.
@@ -93,10 +94,10 @@ impl Worker {
         streams.registry.remove(&stream);
         let _ = self.epoll.remove(stream.peer_end.as_raw_fd());
         if stream.memory.page().stream.asked.linger.load(Ordering::Relaxed) == 0 && !connection.over {
-            streams.tcp.abort(self.now, handle);
+            streams.engines.abort(self.now, handle);
         } else {
             let unread = read_position(connection) != Some(connection.arrived);
-            streams.tcp.close(self.now, handle, unread);
+            streams.engines.close(self.now, handle, unread);
         }
         if connection.active {
             connection.active = false;
@@ -133,7 +134,7 @@ impl Worker {
         let mut active = std::mem::take(&mut streams.table.active);
         active.retain(|handle| {
             let Some(connection) = streams.table.get_mut(*handle) else { return false };
-            if !due(connection) || !suspend(connection, &mut streams.tcp, *handle, self.now) {
+            if !due(connection) || !suspend(connection, &mut streams.engines, *handle, self.now) {
                 return true;
             }
             let grown = connection.grown(*handle, self.now);
@@ -160,7 +161,7 @@ impl Worker {
 /// Tells the engine what the program has done since; whether it has done anything.
 fn listen_to(
     connection: &mut Connection,
-    tcp: &mut Tcp,
+    engines: &mut Engines,
     handle: Handle,
     now: Instant,
     thorough: bool,
@@ -179,7 +180,7 @@ fn listen_to(
         let options = options::of(asked);
         if options != connection.options {
             connection.options = options;
-            tcp.set_options(now, handle, &options);
+            engines.set_options(now, handle, &options);
             news = true;
         }
     }
@@ -191,14 +192,13 @@ fn listen_to(
         let urgent = asked.tx_urgent.load(Ordering::Relaxed);
         if urgent > connection.urgent && urgent <= tail {
             connection.urgent = urgent;
-            tcp.urgent(now, handle, urgent);
+            engines.urgent(now, handle, urgent);
         }
-        // Refused only where the connection is over, which its events tell.
-        let _ = tcp.written(now, handle, tail);
+        engines.written(now, handle, tail);
     }
     if shut & !connection.shut & shut::WRITE != 0 {
         news = true;
-        tcp.shutdown(now, handle);
+        engines.shutdown(now, handle);
     }
     connection.shut |= shut;
     if let Some(head) = read_position(connection)
@@ -206,10 +206,10 @@ fn listen_to(
     {
         news = true;
         connection.read = head;
-        tcp.read(now, handle, head);
+        engines.read(now, handle, head);
     }
     if news && now.duration_since(connection.last_shown) > SHOW_EVERY {
-        show(connection, tcp, handle, now);
+        show(connection, engines, handle, now);
     }
     Ok(news)
 }
@@ -222,11 +222,11 @@ pub(super) fn read_position(connection: &Connection) -> Option<u64> {
 }
 
 /// Stops looking at the words of a connection; false if something came in meanwhile.
-fn suspend(connection: &mut Connection, tcp: &mut Tcp, handle: Handle, now: Instant) -> bool {
+fn suspend(connection: &mut Connection, engines: &mut Engines, handle: Handle, now: Instant) -> bool {
     let stream = connection.stream.clone();
     let page = stream.memory.page();
     let told = &page.stream.told;
-    let wants_read = tcp.wants_read(handle);
+    let wants_read = engines.wants_read(handle);
     if wants_read {
         // Visible before the words below are read, by the fence in `suspend`.
         told.rx_kick.store(1, Ordering::Relaxed);
@@ -243,14 +243,14 @@ fn suspend(connection: &mut Connection, tcp: &mut Tcp, handle: Handle, now: Inst
         return false;
     }
     connection.active = false;
-    show(connection, tcp, handle, now);
+    show(connection, engines, handle, now);
     true
 }
 
 /// Shows the figures of a connection in its page.
-pub(super) fn show(connection: &mut Connection, tcp: &Tcp, handle: Handle, now: Instant) {
+pub(super) fn show(connection: &mut Connection, engines: &Engines, handle: Handle, now: Instant) {
     connection.last_shown = now;
-    let Some(info) = tcp.info(handle) else { return };
+    let Some(info) = engines.info(handle) else { return };
     let shown: &Info = &connection.stream.memory.page().stream.told.info;
     let put = |word: &AtomicU32, value: u64| word.store(value.min(u32::MAX.into()) as u32, Ordering::Relaxed);
     let put64 = |word: &AtomicU64, value: u64| word.store(value, Ordering::Relaxed);

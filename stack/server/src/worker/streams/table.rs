@@ -1,9 +1,12 @@
 //! What a worker keeps of its connections and listeners, in its private memory.
 
 use super::super::path::Fast;
+use super::engines::{join, split};
 use super::memory::Grown;
 use crate::stream::{Lease, Stream};
 use freena_shm_ring::stream::{ReaderCursor, WriterCursor};
+use freena_stack_api::Chunk;
+use freena_stack_api::stream::Source;
 use freena_tcp::{Flow, Handle, ListenerKey, Options, Path};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -122,7 +125,8 @@ pub(super) struct Listener {
 /// All of a worker's.
 #[derive(Default)]
 pub(super) struct Table {
-    slots: Vec<Option<Box<Connection>>>,
+    /// By engine, and in it by number.
+    slots: Vec<Vec<Option<Box<Connection>>>>,
     listeners: Vec<Option<Listener>>,
     /// What is left of connections, by age.
     pub(super) remains: VecDeque<Remains>,
@@ -138,35 +142,46 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn get(&self, handle: Handle) -> Option<&Connection> {
-        self.slots.get(handle.0 as usize)?.as_deref()
+        let (engine, Handle(index)) = split(handle);
+        self.slots.get(engine)?.get(index as usize)?.as_deref()
     }
 
     pub(super) fn get_mut(&mut self, handle: Handle) -> Option<&mut Connection> {
-        self.slots.get_mut(handle.0 as usize)?.as_deref_mut()
+        let (engine, Handle(index)) = split(handle);
+        self.slots.get_mut(engine)?.get_mut(index as usize)?.as_deref_mut()
     }
 
     /// The connections, by handle.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Handle, &Connection)> {
-        let live = self.slots.iter().enumerate();
-        live.filter_map(|(index, slot)| Some((Handle(index as u32), slot.as_deref()?)))
+        self.slots.iter().enumerate().flat_map(|(engine, slots)| {
+            let live = slots.iter().enumerate();
+            live.filter_map(move |(index, slot)| Some((join(engine, index), slot.as_deref()?)))
+        })
     }
 
     /// As [`Table::iter`].
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Handle, &mut Connection)> {
-        let live = self.slots.iter_mut().enumerate();
-        live.filter_map(|(index, slot)| Some((Handle(index as u32), slot.as_deref_mut()?)))
+        self.slots.iter_mut().enumerate().flat_map(|(engine, slots)| {
+            let live = slots.iter_mut().enumerate();
+            live.filter_map(move |(index, slot)| Some((join(engine, index), slot.as_deref_mut()?)))
+        })
     }
 
     pub(super) fn insert(&mut self, handle: Handle, connection: Connection) {
-        let index = handle.0 as usize;
-        if self.slots.len() <= index {
-            self.slots.resize_with(index + 1, || None);
+        let (engine, Handle(index)) = split(handle);
+        if self.slots.len() <= engine {
+            self.slots.resize_with(engine + 1, Vec::new);
         }
-        self.slots[index] = Some(Box::new(connection));
+        let (slots, index) = (&mut self.slots[engine], index as usize);
+        if slots.len() <= index {
+            slots.resize_with(index + 1, || None);
+        }
+        slots[index] = Some(Box::new(connection));
     }
 
     pub(super) fn remove(&mut self, handle: Handle) -> Option<Box<Connection>> {
-        let connection = self.slots.get_mut(handle.0 as usize)?.take()?;
+        let (engine, Handle(index)) = split(handle);
+        let connection = self.slots.get_mut(engine)?.get_mut(index as usize)?.take()?;
         if connection.active {
             self.active.retain(|other| *other != handle);
         }
@@ -201,5 +216,24 @@ impl Table {
             connection.dirty = true;
             self.dirty.push(handle);
         }
+    }
+}
+
+impl Source for Table {
+    fn load(&mut self, connection: Handle, position: u64, to: &mut [u8]) -> bool {
+        let Some(connection) = self.get(connection) else { return false };
+        let end = position.checked_add(to.len() as u64);
+        if position < connection.tx.head || end.is_none_or(|end| end > connection.tx.tail) {
+            return false;
+        }
+        let pipe = connection.stream.memory.tx_pipe();
+        let mut to = to;
+        for span in pipe.spans(connection.tx.base, position, to.len()) {
+            let (part, rest) = to.split_at_mut(span.len);
+            // SAFETY: the span lies in the mapping of the stream, which the connection keeps.
+            unsafe { Chunk::from_raw(span.data, span.len) }.copy_to(part);
+            to = rest;
+        }
+        true
     }
 }

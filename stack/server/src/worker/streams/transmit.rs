@@ -4,12 +4,13 @@
 //! goes first in the next turn. What has no way yet, since the next hop's address is not known, waits until it is.
 
 use super::super::path::{Fast, Path as Way, Unresolved};
+use super::engines::Outgoing;
 use super::{WAY_LIFETIME, Worker, driver, find_way};
 use crate::stream::Stream;
 use freena_ip::MIN_V4;
 use freena_stack_api::{Burst, Chunk, Gso};
-use freena_tcp::{IcmpError, Transmit};
-use freena_wire::{checksum, ethernet, ipv4, ipv6, protocol};
+use freena_tcp::IcmpError;
+use freena_wire::{checksum, ethernet, ipv4, ipv6};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,8 +29,6 @@ const HOLD: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Ethernet, IPv6 and TCP headers with all options.
 const MAX_HEADER: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN + 60;
-/// Offset of the checksum in the TCP header.
-const CHECKSUM: usize = 16;
 
 /// A burst that waits to be given to its link.
 struct Staged {
@@ -40,6 +39,7 @@ struct Staged {
     header: [u8; MAX_HEADER],
     header_len: u8,
     l4: u8,
+    checksum: u16,
     // `'static` stands for "as long as `stream`".
     chunks: [Chunk<'static>; 2],
     payload_len: u32,
@@ -49,7 +49,7 @@ struct Staged {
 
 /// A segment that waits for the address of its next hop.
 struct Held {
-    transmit: Transmit,
+    outgoing: Outgoing,
     since: Instant,
 }
 
@@ -86,9 +86,9 @@ impl Worker {
         let mut taken = 0;
         for _ in 0..ROUNDS {
             while self.streams.stage.staged.len() < MAX_STAGED
-                && let Some(transmit) = self.streams.tcp.poll_transmit(self.now)
+                && let Some(outgoing) = self.streams.engines.poll_transmit(self.now, &mut self.streams.table)
             {
-                self.stage_segment(transmit, self.now);
+                self.stage_segment(outgoing, self.now);
             }
             if self.streams.stage.staged.is_empty() {
                 break;
@@ -106,19 +106,20 @@ impl Worker {
             return;
         }
         self.streams.stage.retry_at = None;
-        for Held { transmit, since } in mem::take(&mut self.streams.stage.held) {
-            self.stage_segment(transmit, since);
+        for Held { outgoing, since } in mem::take(&mut self.streams.stage.held) {
+            self.stage_segment(outgoing, since);
         }
     }
 
     /// Stages what the engine wants sent, or holds it. `since`: when it was first tried.
-    fn stage_segment(&mut self, transmit: Transmit, since: Instant) {
+    fn stage_segment(&mut self, outgoing: Outgoing, since: Instant) {
+        let transmit = &outgoing.transmit;
         let streams = &mut self.streams;
         let mut connection = transmit.connection.and_then(|handle| streams.table.get_mut(handle));
         if let Some((fast, until)) = connection.as_ref().and_then(|connection| connection.way)
             && self.now < until
         {
-            self.stage_by(&fast, &transmit);
+            self.stage_by(&fast, &outgoing);
             return;
         }
         let ifindex = connection.as_ref().map_or(0, |connection| connection.stream.ifindex);
@@ -129,21 +130,23 @@ impl Worker {
                     let path = driver::path_of(&fast);
                     if let (true, Some(handle)) = (path != connection.path, transmit.connection) {
                         connection.path = path;
-                        streams.tcp.set_path(self.now, handle, path);
+                        streams.engines.set_path(self.now, handle, path);
                     }
                 }
-                self.stage_by(&fast, &transmit);
+                self.stage_by(&fast, &outgoing);
             }
-            Way::Unresolved(unresolved) => self.hold(transmit, since, &unresolved),
+            Way::Unresolved(unresolved) => self.hold(outgoing, since, &unresolved),
             // No route, or the address has become our own: lost, as on the way. The engine tries again.
             Way::Local(_) | Way::Kernel => {}
         }
     }
 
-    fn hold(&mut self, transmit: Transmit, since: Instant, hop: &Unresolved) {
+    fn hold(&mut self, outgoing: Outgoing, since: Instant, hop: &Unresolved) {
+        let transmit = &outgoing.transmit;
         if hop.failed && self.now.duration_since(since) > PATIENCE {
-            let sequence = u32::from_be_bytes([4, 5, 6, 7].map(|at| transmit.header[at]));
-            self.streams.tcp.handle_icmp(self.now, &transmit.flow, sequence, IcmpError::Host);
+            let quoted = std::array::from_fn(|at| transmit.header[at]);
+            let engines = &mut self.streams.engines;
+            engines.handle_icmp(outgoing.protocol, self.now, &transmit.flow, quoted, IcmpError::Host);
             return;
         }
         self.paths.solicit(hop);
@@ -151,17 +154,19 @@ impl Worker {
         stage.retry_at.get_or_insert(self.now + HOLD);
         // A retransmission takes the place of what it repeats.
         let same = |held: &&mut Held| {
-            held.transmit.flow == transmit.flow && held.transmit.header[4..8] == transmit.header[4..8]
+            let other = &held.outgoing.transmit;
+            other.flow == transmit.flow && other.header[4..8] == transmit.header[4..8]
         };
         if let Some(held) = stage.held.iter_mut().find(same) {
-            held.transmit = transmit;
+            held.outgoing = outgoing;
         } else if stage.held.len() < MAX_HELD {
-            stage.held.push(Held { transmit, since });
+            stage.held.push(Held { outgoing, since });
         }
     }
 
     /// Writes the headers of a segment and stages it.
-    fn stage_by(&mut self, fast: &Fast, transmit: &Transmit) {
+    fn stage_by(&mut self, fast: &Fast, outgoing: &Outgoing) {
+        let Outgoing { transmit, protocol, checksum: field } = outgoing;
         let streams = &mut self.streams;
         let payload_len = transmit.payload.end.wrapping_sub(transmit.payload.start);
         let mut chunks = [Chunk::new(&[]); 2];
@@ -184,7 +189,7 @@ impl Worker {
         let l3 = ethernet::HEADER_LEN;
         let flow = &transmit.flow;
         let length = tcp_len as u32 + payload_len as u32;
-        let Some(pseudo) = checksum::pseudo(flow.local, flow.peer, protocol::TCP, length as u16) else {
+        let Some(pseudo) = checksum::pseudo(flow.local, flow.peer, *protocol, length as u16) else {
             return;
         };
         let mut header = [0; MAX_HEADER];
@@ -204,7 +209,7 @@ impl Worker {
                 let repr = ipv4::Repr {
                     src,
                     dst,
-                    protocol: protocol::TCP,
+                    protocol: *protocol,
                     ttl: transmit.ttl,
                     tos: transmit.tos,
                     id,
@@ -222,7 +227,7 @@ impl Worker {
                 let repr = ipv6::Repr {
                     src,
                     dst,
-                    next_header: protocol::TCP,
+                    next_header: *protocol,
                     hop_limit: transmit.ttl,
                     traffic_class: transmit.tos,
                     flow_label: 0,
@@ -235,19 +240,25 @@ impl Worker {
         };
         ethernet::Repr { dst: fast.dst_mac, src: fast.src_mac, ethertype }.emit(&mut header);
         header[l4..l4 + tcp_len].copy_from_slice(&transmit.header[..tcp_len]);
-        header[l4 + CHECKSUM..l4 + CHECKSUM + 2].copy_from_slice(&pseudo.partial().to_be_bytes());
+        let field = field.filter(|at| usize::from(*at) + 2 <= tcp_len);
+        if let Some(at) = field {
+            let at = l4 + usize::from(at);
+            header[at..at + 2].copy_from_slice(&pseudo.partial().to_be_bytes());
+        }
         if let Some(stream) = &stream
             && let Some(handle) = transmit.connection
         {
             let told = &stream.memory.page().stream.told;
-            told.sent.store(streams.tcp.sent(handle), Ordering::Relaxed);
+            told.sent.store(streams.engines.sent(handle), Ordering::Relaxed);
         }
         streams.stage.staged.push(Staged {
             stream,
             port: fast.port,
             header,
             header_len: (l4 + tcp_len) as u8,
-            l4: l4 as u8,
+            // 0: there is no checksum to be filled in.
+            l4: if field.is_some() { l4 as u8 } else { 0 },
+            checksum: field.unwrap_or(0),
             chunks,
             payload_len: payload_len as u32,
             segment: if gso == Gso::None { 0 } else { transmit.segment },
@@ -264,7 +275,7 @@ impl Worker {
                 header: &s.header[..s.header_len.into()],
                 l3: ethernet::HEADER_LEN as u16,
                 l4: s.l4.into(),
-                checksum: CHECKSUM as u16,
+                checksum: s.checksum,
                 payload: used(&s.chunks),
                 payload_len: s.payload_len,
                 segment: s.segment,
