@@ -58,6 +58,11 @@ impl Lab {
         Server::start(&self.pair.far, Pair::FAR, self.path("far"), &[])
     }
 
+    /// As [`Lab::far_server`], with further arguments.
+    pub fn far_server_with(&self, arguments: &[&str]) -> Server<'_> {
+        Server::start(&self.pair.far, Pair::FAR, self.path("far"), arguments)
+    }
+
     /// A bare command on the near host.
     pub fn near(&self, program: impl AsRef<OsStr>) -> Command {
         host::command(&self.pair.near, program)

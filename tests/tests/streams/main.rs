@@ -4,6 +4,7 @@ mod adverse;
 #[path = "../hostile/client.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod client;
+mod libraries;
 mod transfer;
 #[allow(dead_code, reason = "each test uses a part")]
 mod wire;

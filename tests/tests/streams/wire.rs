@@ -50,22 +50,43 @@ pub fn kernel_socket(host: &Namespace, address: &SocketAddr) -> Socket {
     host.run(|| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).expect("a socket"))
 }
 
-/// Has a listener carried.
+/// Has a listener carried by TCP.
 pub fn listen(client: &Client, host: &Namespace, address: SocketAddr, backlog: u32) -> Stream {
+    listen_by(6, client, host, address, backlog)
+}
+
+/// Has a listener carried by an IP protocol.
+pub fn listen_by(
+    protocol: u32,
+    client: &Client,
+    host: &Namespace,
+    address: SocketAddr,
+    backlog: u32,
+) -> Stream {
     let socket = kernel_socket(host, &address);
     socket.set_reuse_address(true).expect("an option");
     socket.bind(&address.into()).expect("bound");
     socket.listen(backlog as i32).expect("listening");
-    let request = Request { protocol: 6, backlog, ..Request::new(op::TAKEOVER) };
+    let request = Request { protocol, backlog, ..Request::new(op::TAKEOVER) };
     let (response, fds) = client.call(&request, &[socket.as_raw_fd()]).expect("an answer");
     Stream::made(&response, fds)
 }
 
 /// Begins to connect; the names that the server gives.
 pub fn begin_connect(client: &Client, host: &Namespace, peer: SocketAddr) -> (Stream, Response) {
+    begin_connect_by(6, client, host, peer)
+}
+
+/// Begins to connect by an IP protocol.
+pub fn begin_connect_by(
+    protocol: u32,
+    client: &Client,
+    host: &Namespace,
+    peer: SocketAddr,
+) -> (Stream, Response) {
     let socket = kernel_socket(host, &peer);
     let request =
-        Request { protocol: 6, peer: Endpoint::new(peer.ip(), peer.port(), 0), ..Request::new(op::CONNECT) };
+        Request { protocol, peer: Endpoint::new(peer.ip(), peer.port(), 0), ..Request::new(op::CONNECT) };
     let (response, fds) = client.call(&request, &[socket.as_raw_fd()]).expect("an answer");
     (Stream::made(&response, fds), response)
 }
