@@ -428,6 +428,10 @@ pub trait Protocol: Send {
         driver: &mut dyn Driver,
     ) -> Result<(), Drop>;
 
+    /// Whether the flow still means something to the engine, though its connection is released (`TIME_WAIT`): its port must
+    /// stay held.
+    fn knows(&self, flow: &Flow) -> bool;
+
     /// Time has passed: to be called when [`Protocol::poll_timeout`] is due.
     fn handle_timeout(&mut self, now: Instant);
 

@@ -561,6 +561,11 @@ impl Protocol for Engine {
         result
     }
 
+    /// A library releases a connection when nothing is left of it.
+    fn knows(&self, _: &Flow) -> bool {
+        false
+    }
+
     fn handle_timeout(&mut self, now: Instant) {
         if let (true, Some(handle)) = (self.is_alive(), self.protocol().handle_timeout) {
             let (engine, time) = (self.engine, self.time(now));

@@ -41,6 +41,10 @@ impl Protocol for Tcp {
         Tcp::handle_packet(self, now, packet, checksum, segment, ifindex, driver)
     }
 
+    fn knows(&self, flow: &Flow) -> bool {
+        Tcp::knows(self, flow)
+    }
+
     fn handle_timeout(&mut self, now: Instant) {
         Tcp::handle_timeout(self, now);
     }

@@ -136,6 +136,11 @@ impl Engines {
         let _ = self.0[index].engine.handle_packet(now, packet, checksum, segment, ifindex, &mut driver);
     }
 
+    /// Whether a flow still means something to the engine of this protocol.
+    pub(super) fn knows(&self, protocol: u8, flow: &Flow) -> bool {
+        self.0.iter().any(|it| it.protocol == protocol && it.engine.knows(flow))
+    }
+
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         for Engine { engine, .. } in &mut self.0 {
             if engine.poll_timeout().is_some_and(|due| due <= now) {
