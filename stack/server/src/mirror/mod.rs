@@ -22,7 +22,7 @@ use netlink_packet_route::{
     address::AddressMessage,
     link::LinkMessage,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage},
-    route::{RouteAttribute, RouteMessage},
+    route::{RouteAttribute, RouteFlags, RouteMessage, RouteType},
     rule::RuleMessage,
 };
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
@@ -279,10 +279,13 @@ impl Mirror {
         }
         let kind = match self.requests.get(Message::GetRoute(message)) {
             Ok(Some(Message::NewRoute(mut answer))) => {
-                answer.header.flags.remove(netlink_packet_route::route::RouteFlags::Cloned);
+                answer.header.flags.remove(RouteFlags::Cloned);
                 let entry = Placed::read(&answer).map(|placed| placed.entry);
                 entry.and_then(|entry| {
-                    let ifindex = entry.ifindex.unwrap_or(0);
+                    // The answer for an own address names the loopback; its table names the interface that has the address.
+                    let owner = self.addresses.iter().find(|own| own.address == dst).map(|own| own.ifindex);
+                    let local = matches!(entry.kind, RouteType::Local);
+                    let ifindex = owner.filter(|_| local).or(entry.ifindex).unwrap_or(0);
                     let link_mtu = self.links.get(&ifindex).map_or(0, |link| link.mtu);
                     let hop = Hop {
                         ifindex,
