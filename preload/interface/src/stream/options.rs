@@ -26,8 +26,7 @@ use zerocopy::IntoBytes;
 const SO_ZEROCOPY: c_int = 60;
 /// Length of a congestion control's name (`TCP_CA_NAME_MAX`, linux/tcp.h).
 const NAME_LEN: usize = 16;
-const NAMES: [(u32, &[u8]); 3] =
-    [(congestion::CUBIC, b"cubic"), (congestion::RENO, b"reno"), (congestion::BBR, b"bbr")];
+const NAMES: [(u32, &[u8]); 2] = [(congestion::CUBIC, b"cubic"), (congestion::RENO, b"reno")];
 /// Default segment size where nothing is known of the path (`TCP_MSS_DEFAULT`).
 const MSS_DEFAULT: u32 = 536;
 
