@@ -30,6 +30,48 @@ s.close()
 }
 
 #[test]
+fn a_connection_that_finds_no_free_descriptor_waits() {
+    let server = FakeServer::start();
+    python(
+        &server,
+        "
+import resource
+l = listener(); c = tcp(l.getsockname())
+resource.setrlimit(resource.RLIMIT_NOFILE, (60, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+taken = []
+try:
+    while True: taken.append(os.open('/dev/null', os.O_RDONLY))
+except OSError as e: assert e.errno == errno.EMFILE
+for _ in range(3): raises(errno.EMFILE, l.accept)
+os.close(taken.pop()); raises(errno.EMFILE, l.accept)
+os.close(taken.pop()); a, who = l.accept()
+assert who == c.getsockname()
+c.sendall(b'hello'); assert a.recv(9) == b'hello'
+c.close(); a.close(); l.close()
+",
+    );
+    server.wait_until_empty();
+}
+
+#[test]
+fn a_congestion_control_that_is_not_there_is_refused() {
+    let server = FakeServer::start();
+    python(
+        &server,
+        "
+s = tcp(PEER)
+for name in (b'bbr', b'vegas', b''):
+    raises(errno.ENOENT if name else errno.EINVAL, s.setsockopt, socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
+for name in (b'reno', b'cubic'):
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
+    assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b'\\0') == name
+s.close()
+",
+    );
+    server.wait_until_empty();
+}
+
+#[test]
 fn a_listener_accepts() {
     let server = FakeServer::start();
     python(

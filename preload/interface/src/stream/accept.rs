@@ -10,16 +10,13 @@ use crate::{address, names, options, receive, table, takeover, token};
 use core::ffi::c_int;
 use core::mem::{size_of, zeroed};
 use core::ptr;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 use freena_preload_control::sys::{self, Errno};
 use freena_preload_control::{client, next, process};
 use freena_shm_abi::app::{options as bits, status};
 use freena_shm_abi::stream::{Accepted, accepted};
 use libc::{sockaddr, socklen_t};
 use zerocopy::{FromZeros, IntoBytes};
-
-/// A connection was lost since no descriptor was free for it. From then on free ones are made sure of first.
-static SCARCE: AtomicBool = AtomicBool::new(false);
 
 /// Room for a control message with two descriptors, aligned as `cmsghdr` wants it.
 #[repr(C, align(8))]
@@ -73,14 +70,11 @@ fn check(fd: c_int, flags: c_int) -> Outcome<()> {
     if flags & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) != 0 || !is_listener(&held) {
         return Err(Error::Invalid.into());
     }
-    if SCARCE.load(Ordering::Relaxed) {
-        // Better no connection now than one that is taken from the queue and lost.
-        let first = sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0)?;
-        let second = sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0);
-        let _ = sys::close(first);
-        let _ = sys::close(second?);
-        SCARCE.store(false, Ordering::Relaxed);
-    }
+    // Better no connection now than one that is taken from the queue and lost, since the message brings two descriptors.
+    let first = sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0)?;
+    let second = sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0);
+    let _ = sys::close(first);
+    let _ = sys::close(second?);
     Ok(())
 }
 
@@ -120,7 +114,7 @@ fn receive_one(fd: c_int, message: &mut Accepted, fds: &mut [c_int; 2]) -> Outco
     }
     if header.msg_flags & libc::MSG_CTRUNC != 0 {
         client::close_all(fds);
-        SCARCE.store(true, Ordering::Relaxed);
+        // Another thread was faster.
         return Err(Errno(libc::EMFILE).into());
     }
     Ok(())
