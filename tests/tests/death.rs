@@ -6,7 +6,8 @@ use freena_tests::netns::{Pair, privileged};
 use freena_tests::program::{Program, output};
 use freena_tests::reach::{assert_kernel_udp, assert_ping, has_xdp};
 use std::collections::BTreeSet;
-use std::net::UdpSocket;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -161,6 +162,60 @@ fn killed_server(link: &str) {
     let mut ask = server.script("ask.py", &[&FAR4, &7001, &"unconnected"]);
     let port: u16 = ask.expect("ready").parse().expect("a port");
     server.socket(port);
+}
+
+#[test]
+fn a_killed_server_resets_who_only_reads() {
+    for goes_on in [false, true] {
+        let name = format!("a_killed_server_resets_who_only_reads, while the peer sends: {goes_on}");
+        privileged(&name, || killed_under_readers(goes_on));
+    }
+}
+
+fn killed_under_readers(goes_on: bool) {
+    let lab = Lab::new();
+    let mut server = lab.near_server();
+    let listener = lab.pair.far.run(|| TcpListener::bind((FAR4, 0)).expect("a kernel listener"));
+    let port = listener.local_addr().expect("its name").port();
+    let ways = ["recv", "poll", "select", "epoll"];
+    let mut readers = Vec::new();
+    let mut senders = Vec::new();
+    for way in ways {
+        let mut command = server.run_with("tcp", binaries::python());
+        command.arg("-u").arg(binaries::script("reader.py")).args([way, FAR4, &port.to_string()]);
+        let mut reader = Program::start(command);
+        let (mut stream, _) = listener.accept().expect("accepted");
+        stream.write_all(&[1; 1000]).expect("sent");
+        reader.expect("ready");
+        senders.push(thread::spawn(move || {
+            // Until nobody listens any more.
+            while goes_on && stream.write_all(&[1; 100_000]).is_ok() {}
+            stream
+        }));
+        readers.push((way, reader));
+    }
+    server.wait_until("all are on the fast path", |status| {
+        status["connections"].as_array().is_some_and(|list| list.len() == ways.len())
+    });
+    let killed = Instant::now();
+    server.program.kill();
+    for (way, reader) in &mut readers {
+        assert_eq!(reader.line(), "ended ECONNRESET", "{way}");
+        let took = killed.elapsed();
+        assert!(took < Duration::from_secs(3), "{way}: the error came after {took:?}");
+        // As after any reset.
+        assert_eq!(reader.line(), "then b''", "{way}");
+        assert_eq!(reader.line(), "then EPIPE", "{way}");
+        assert!(reader.wait().success());
+    }
+    // The kernel answers for connections that it does not know, so that who sends is told.
+    for sender in senders {
+        let mut stream = sender.join().expect("a sender ends");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        let _ = stream.write_all(b"more");
+        let ended = stream.read(&mut [0; 1]).map_err(|error| error.kind());
+        assert!(matches!(ended, Err(ErrorKind::ConnectionReset) | Ok(0)), "{ended:?}");
+    }
 }
 
 /// Everything in a folder.

@@ -56,17 +56,29 @@ hook! {
         = epoll::epoll_ctl(epfd, op, fd, event);
     /// epoll_wait(2).
     fn epoll_wait(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: c_int) -> c_int
-        // SAFETY: the program's.
-        = epoll::wait(timeout == 0, || unsafe { next::epoll_wait(epfd, events, count, 0) });
+        = epoll::wait(events, timeout == 0, |now| {
+            // SAFETY: the program's.
+            unsafe { next::epoll_wait(epfd, events, count, if now { 0 } else { timeout }) }
+        });
     /// epoll_pwait(2).
     fn epoll_pwait(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: c_int, mask: *const sigset_t) -> c_int
-        // SAFETY: the program's.
-        = epoll::wait(timeout == 0, || unsafe { next::epoll_pwait(epfd, events, count, 0, mask) });
+        = epoll::wait(events, timeout == 0, |now| {
+            // SAFETY: the program's.
+            unsafe { next::epoll_pwait(epfd, events, count, if now { 0 } else { timeout }, mask) }
+        });
     /// epoll_pwait2(2).
     fn epoll_pwait2(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: *const timespec, mask: *const sigset_t)
         -> c_int
-        // SAFETY: the program's.
-        = epoll::wait(nanoseconds(timeout) == Some(0), || unsafe { next::epoll_pwait(epfd, events, count, 0, mask) });
+        = epoll::wait(events, nanoseconds(timeout) == Some(0), |now| {
+            // SAFETY: the program's.
+            unsafe {
+                if now {
+                    next::epoll_pwait(epfd, events, count, 0, mask)
+                } else {
+                    next::epoll_pwait2(epfd, events, count, timeout, mask)
+                }
+            }
+        });
 }
 
 /// select(2): Linux writes the time that is left into `timeout`.

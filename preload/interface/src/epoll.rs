@@ -8,7 +8,7 @@ use core::ffi::c_int;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use freena_preload_control::exclusive;
 use freena_preload_control::sys;
-use libc::{EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, epoll_event};
+use libc::{EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, epoll_event};
 
 /// Registrations of candidates that can be kept at a time.
 const MAX: usize = 1024;
@@ -133,29 +133,38 @@ pub fn forget(fd: c_int) {
     }
 }
 
-/// Whether an epoll wait should look a few times before it sleeps.
-pub fn spins() -> bool {
-    token::epoll_in_use()
-}
-
-/// Before epoll_wait(2) sleeps: looks a few times, by `ask`, which is the call with no time to wait.
-pub fn wait(timeout_is_zero: bool, ask: impl Fn() -> c_int) -> Outcome {
-    if timeout_is_zero || !spins() {
+/// epoll_wait(2): looks a few times before it sleeps. `ask` is the call, with no time to wait if its argument says so.
+///
+/// # Safety
+/// `events` are the program's, where `ask` puts what it finds.
+pub unsafe fn wait(
+    events: *const epoll_event,
+    timeout_is_zero: bool,
+    ask: impl Fn(bool) -> c_int,
+) -> Outcome {
+    if !token::epoll_in_use() {
         return Err(Stop::Bypass(Reason::Untracked));
     }
     let before = sys::errno();
     let mut ready = 0;
-    token::spin(|| {
-        ready = ask();
-        ready != 0
-    });
-    match ready {
-        0 => Err(Stop::Bypass(Reason::Untracked)),
-        1.. => Ok(ready as isize),
-        _ => {
-            let errno = sys::errno();
-            sys::set_errno(before);
-            Err(sys::Errno(errno).into())
-        }
+    if !timeout_is_zero {
+        token::spin(|| {
+            ready = ask(true);
+            ready != 0
+        });
     }
+    if ready == 0 {
+        ready = ask(timeout_is_zero);
+    }
+    if ready < 0 {
+        let errno = sys::errno();
+        sys::set_errno(before);
+        return Err(sys::Errno(errno).into());
+    }
+    // SAFETY: the caller's: the kernel has filled in as many.
+    let ended = |index: c_int| unsafe { (&raw const (*events.add(index as usize)).events).read_unaligned() };
+    if (0..ready).any(|index| ended(index) & (EPOLLHUP | EPOLLERR) as u32 != 0) {
+        token::note_hang_up();
+    }
+    Ok(ready as isize)
 }

@@ -394,7 +394,7 @@ fn take(
             }
             return Ok(taken);
         }
-        let often = held.note_empty(true) % EMPTY_TRIES == EMPTY_TRIES - 1;
+        let often = held.note_empty(true) % EMPTY_TRIES == EMPTY_TRIES - 1 || token::is_suspect(held);
         if !token::settle(fd, held, &side, force || often) {
             return Ok(0);
         }

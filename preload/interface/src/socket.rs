@@ -52,6 +52,8 @@ pub struct Socket {
     empty: AtomicU32,
     /// Datagrams received since a receive last had to wait.
     streak: AtomicU32,
+    /// Ends that epoll instances had reported when it was last looked whether the server is there.
+    hang_ups: AtomicU32,
 }
 
 // SAFETY: `mapping` is written before `refs` becomes positive and dropped after it became zero; `route` is touched only
@@ -268,6 +270,12 @@ impl Held {
             self.0.empty.store(0, Ordering::Relaxed);
         }
         0
+    }
+
+    /// Notes how many ends have been reported; whether these were fewer the last time.
+    pub fn note_hang_ups(&self, count: u32) -> bool {
+        let noted = &self.0.hang_ups;
+        noted.load(Ordering::Relaxed) != count && noted.swap(count, Ordering::Relaxed) != count
     }
 
     /// The cached companion, if any.

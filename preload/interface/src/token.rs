@@ -13,7 +13,7 @@ use crate::outcome::Error;
 use crate::socket::{Held, RxSide};
 use crate::stream;
 use core::ffi::c_int;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use freena_preload_control::{settings, sys};
 use freena_shm_abi::app::status;
 use freena_shm_abi::stream::state;
@@ -44,6 +44,21 @@ static EPOLL_IN_USE: AtomicBool = AtomicBool::new(false);
 /// Whether a framework socket was ever given to an epoll instance.
 pub fn epoll_in_use() -> bool {
     EPOLL_IN_USE.load(Ordering::Relaxed)
+}
+
+/// Counts the times that an epoll instance reported an end. It does not say whose, as only the program knows what its
+/// events are about.
+static HANG_UPS: AtomicU32 = AtomicU32::new(0);
+
+/// An epoll instance has reported the end of some descriptor, which may be a socket whose server is gone.
+pub(crate) fn note_hang_up() {
+    HANG_UPS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Whether a socket that has nothing to read should be asked whether its server is there: such an end was reported since
+/// it was last asked.
+pub(crate) fn is_suspect(held: &Held) -> bool {
+    held.note_hang_ups(HANG_UPS.load(Ordering::Relaxed))
 }
 
 fn message(fd: c_int, held: &Held, bytes: &[u8]) {

@@ -420,7 +420,8 @@ fn take_available(
         if call.peeks() && call.done > 0 {
             return Ok(if content { Attempt::Done } else { Attempt::Empty });
         }
-        let often = call.done == 0 && held.note_empty(true) % EMPTY_TRIES == EMPTY_TRIES - 1;
+        let often = call.done == 0
+            && (held.note_empty(true) % EMPTY_TRIES == EMPTY_TRIES - 1 || token::is_suspect(held));
         if call.done > 0 {
             held.note_empty(false);
         }
