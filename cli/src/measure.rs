@@ -1,7 +1,7 @@
 //! `freena bench` and `freena demo`.
 
 use clap::{Subcommand, ValueEnum};
-use freena_perf::bench::{self, Load, Options, Report, Series};
+use freena_perf::bench::{self, Hosts, Load, Options, Report, Series};
 use freena_perf::lab::{self, Access};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ enum What {
     Throughput(MeasureArgs),
     /// Half round trips of a ping-pong
     Latency(MeasureArgs),
+    /// Two programs on one host: a steady stream and a ping-pong, kernel loopback against ring to ring
+    Local(MeasureArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -93,11 +95,15 @@ pub(crate) struct DemoArgs {
 /// No hosts can be made, an option is out of bounds, or a file cannot be written.
 pub(crate) fn bench(args: &BenchArgs) -> miette::Result<ExitCode> {
     enter()?;
-    let (args, throughput) = match &args.what {
-        What::Throughput(args) => (args, true),
-        What::Latency(args) => (args, false),
-    };
     let mut options = options()?;
+    let what = &args.what;
+    let (What::Throughput(args) | What::Latency(args) | What::Local(args)) = what;
+    if matches!(what, What::Local(_)) {
+        options.hosts = Hosts::One;
+        options.sizes = vec![64];
+        options.loads = vec![Load::Steady];
+        options.series = vec![Series::KernelSendto, Series::Framework];
+    }
     if let Some(sizes) = &args.sizes {
         options.sizes.clone_from(sizes);
     }
@@ -118,7 +124,14 @@ pub(crate) fn bench(args: &BenchArgs) -> miette::Result<ExitCode> {
     if let Some(server) = &args.server {
         options.server_arguments = server.split_whitespace().map(str::to_owned).collect();
     }
-    let report = if throughput { measure_throughput(&options)? } else { measure_latency(options)? };
+    let report = match what {
+        What::Throughput(_) => measure_throughput(&options)?,
+        What::Latency(_) => measure_latency(options)?,
+        What::Local(_) => {
+            let streams = measure_throughput(&options)?;
+            Report { latency: measure_latency(options)?.latency, ..streams }
+        }
+    };
     println!("{}", report.table());
     if let Some(path) = &args.json {
         write(path, &report.to_json())?;

@@ -1,10 +1,10 @@
-//! Ping-pong between the two hosts.
+//! Ping-pong between two programs.
 
 use std::time::{Duration, Instant};
 
 use super::Error;
 use super::account::{Taken, machine_busy_ns};
-use super::options::{Options, Series, Wait};
+use super::options::{Hosts, Options, Series, Wait};
 use super::process::RunError;
 use super::progress::Progress;
 use super::report::{Cost, Latency, LatencyPoint, Outcome, Report};
@@ -71,8 +71,8 @@ fn measure(
     (size, wait, series): (usize, Wait, Series),
 ) -> Result<Latency, RunError> {
     let servers = series.server_arguments().map(|more| Servers::start(lab, options, more)).transpose()?;
-    let (from, to) = Place::both(lab, servers.as_ref());
-    let (address, size, wait) = (lab.b().v4().to_string(), size.to_string(), wait.to_string());
+    let (from, to, address) = Place::both(lab, options, servers.as_ref());
+    let (address, size, wait) = (address.to_string(), size.to_string(), wait.to_string());
     let common = [&address, PORT, "--size", &size, "--mode", &wait];
     let deadline = Instant::now() + READY_WITHIN;
     let mut server = to.start(&options.binaries, "freena-perf-pingpong", |command| {
@@ -99,6 +99,9 @@ fn measure(
         return Err(RunError::NoAnswer { lost: measured.lost });
     }
     let answered = server.report("what it answered", deadline, result)?;
+    if let (Hosts::One, Some(servers)) = (options.hosts, &servers) {
+        servers.check_local(2 * measured.exchanges)?;
+    }
     let programs = Taken::from(measured.usage) + Taken::from(answered.usage);
     let cost = Cost::each(measured.exchanges, programs, servers_cost, Some(busy));
     let PingPong { exchanges, lost, p50_ns, p90_ns, p99_ns, p999_ns, max_ns, histogram, .. } = measured;

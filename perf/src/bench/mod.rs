@@ -5,6 +5,8 @@
 //! series. The servers of the framework run only while it is measured: an XDP program on the pair changes the
 //! kernel's own path.
 //!
+//! The same between two programs of one host: kernel loopback against one server's rings ([`Hosts::One`]).
+//!
 //! A series that fails is reported with its reason, and the others go on.
 
 mod account;
@@ -25,7 +27,7 @@ use crate::lab::LabError;
 
 pub use latency::latency;
 pub use machine::Machine;
-pub use options::{Binaries, Load, Options, Series, Wait};
+pub use options::{Binaries, Hosts, Load, Options, Series, Wait};
 pub use plot::PlotError;
 pub use report::{Cost, Latency, LatencyPoint, Measured, Outcome, Report, Throughput, ThroughputPoint};
 pub use throughput::throughput;

@@ -66,6 +66,11 @@ impl Series {
         }
     }
 
+    /// Whether it can be measured without an interface between the programs.
+    fn works_on_one_host(self) -> bool {
+        !matches!(self, Self::FrameworkXdp | Self::RawAfXdp | Self::RawGso)
+    }
+
     /// Those that the framework is compared with.
     pub(super) const KERNEL: [Self; 4] =
         [Self::KernelSendto, Self::KernelSendmmsg, Self::KernelSegment, Self::KernelSegmentGro];
@@ -110,6 +115,18 @@ pub enum Load {
     Steady,
 }
 
+/// Where the two programs of a run are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hosts {
+    /// On one each, joined by a veth pair.
+    #[default]
+    Two,
+    /// Both on one, at 127.0.0.1: kernel loopback against rings of one server. A run of the framework counts only if its
+    /// server says that every datagram went from ring to ring.
+    One,
+}
+
 /// How a ping-pong program waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -140,6 +157,8 @@ impl fmt::Display for Wait {
 /// What to measure, and how long.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
+    /// Where the programs are. Default: on two hosts.
+    pub hosts: Hosts,
     /// Payloads, in bytes, 16 to 1472 (one Ethernet frame each). Default for throughput: 64, 128, 256, 512, 1024, 1280,
     /// 1472.
     pub sizes: Vec<usize>,
@@ -173,6 +192,7 @@ impl Options {
     /// [`Error::CurrentExe`].
     pub fn new() -> Result<Self, Error> {
         Ok(Self {
+            hosts: Hosts::Two,
             sizes: vec![64, 128, 256, 512, 1024, 1280, 1472],
             series: Series::DEFAULT.to_vec(),
             loads: vec![Load::Burst, Load::Steady],
@@ -198,6 +218,11 @@ impl Options {
         }
         in_bounds("sizes", "none".into(), !self.sizes.is_empty(), "at least one")?;
         in_bounds("series", "none".into(), !self.series.is_empty(), "at least one")?;
+        if self.hosts == Hosts::One {
+            let foreign = self.series.iter().find(|series| !series.works_on_one_host());
+            let got = foreign.map_or_else(String::new, Series::to_string);
+            in_bounds("series", got, foreign.is_none(), "one that needs no interface, on one host")?;
+        }
         let seconds = self.seconds;
         in_bounds("seconds", seconds.to_string(), seconds > 0.0 && seconds <= 600.0, "above 0, at most 600")?;
         let burst = (2..=10_000_000).contains(&self.burst);
@@ -258,7 +283,11 @@ mod tests {
         assert_eq!(said(Options { sizes: vec![], ..good.clone() }), "sizes none: expected at least one");
         let endless = Options { seconds: f64::NAN, ..good.clone() };
         assert_eq!(said(endless), "seconds NaN: expected above 0, at most 600");
-        assert_eq!(said(Options { rounds: 0, ..good }), "rounds 0: expected 1 to 99");
+        assert_eq!(said(Options { rounds: 0, ..good.clone() }), "rounds 0: expected 1 to 99");
+        let local = Options { hosts: Hosts::One, series: vec![Series::Framework, Series::RawGso], ..good };
+        let expected =
+            "series raw AF_XDP, sent by UDP GSO: expected one that needs no interface, on one host";
+        assert_eq!(said(local), expected);
     }
 
     #[test]

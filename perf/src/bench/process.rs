@@ -34,6 +34,12 @@ pub(super) enum RunError {
     NothingArrived { sent: u64 },
     #[error("{sent} datagrams were sent, only {received} arrived: too few for a rate")]
     TooFew { sent: u64, received: u64 },
+    #[error("freena-stack's counters: {0}")]
+    Counters(String),
+    #[error(
+        "not from ring to ring: the server carried {local} datagrams that way and {other} otherwise, the programs received {received}"
+    )]
+    NotLocal { local: u64, other: u64, received: u64 },
     #[error("no request was answered, {lost} were lost")]
     NoAnswer { lost: u64 },
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::account::Taken;
 use super::machine::Machine;
-use super::options::{Load, Options, Series, Wait};
+use super::options::{Hosts, Load, Options, Series, Wait};
 use crate::programs::histogram::Bucket;
 
 /// The outcome of a benchmark, with what one needs to know to judge it.
@@ -12,6 +12,9 @@ use crate::programs::histogram::Bucket;
 pub struct Report {
     /// Where it ran.
     pub machine: Machine,
+    /// Where the programs were.
+    #[serde(default)]
+    pub hosts: Hosts,
     /// Length of each steady stream or ping-pong, in seconds.
     pub seconds: f64,
     /// Datagrams in each burst.
@@ -202,8 +205,8 @@ impl<T: Clone> Outcome<T> {
 impl Report {
     pub(super) fn new(options: &Options) -> Self {
         let (throughput, latency) = (Vec::new(), Vec::new());
-        let &Options { seconds, burst, rounds, .. } = options;
-        Self { machine: Machine::here(), seconds, burst, rounds, throughput, latency }
+        let &Options { hosts, seconds, burst, rounds, .. } = options;
+        Self { machine: Machine::here(), hosts, seconds, burst, rounds, throughput, latency }
     }
 
     /// The throughput of one series at one size, where it was measured.

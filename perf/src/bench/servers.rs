@@ -1,11 +1,13 @@
-//! The framework's two servers, one in each host of the lab.
+//! The framework's servers, one in each host of the lab that a program runs in.
 
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Add;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::account::Taken;
-use super::options::{Binaries, Options};
+use super::options::{Binaries, Hosts, Options};
 use super::process::{Program, RunError};
 use crate::lab::{Host, INTERFACE, Lab};
 
@@ -14,10 +16,10 @@ const READY_WITHIN: Duration = Duration::from_secs(15);
 /// From `SIGTERM` to a server's end; then it is killed.
 const STOPPED_WITHIN: Duration = Duration::from_secs(3);
 
-/// Both servers, stopped on drop.
+/// The servers, stopped on drop.
 pub(super) struct Servers {
-    a: Server,
-    b: Server,
+    /// Where the sender is first, where the receiver is last; one and the same on one host.
+    all: Vec<Server>,
     freena: PathBuf,
 }
 
@@ -31,19 +33,36 @@ impl Servers {
         let binaries = &options.binaries;
         let stack = binaries.find("freena-stack").map_err(RunError::Missing)?;
         let freena = binaries.find("freena").map_err(RunError::Missing)?;
-        let a = Server::start(lab.a(), &stack, lab.directory().join("a.sock"), options, more)?;
-        let b = Server::start(lab.b(), &stack, lab.directory().join("b.sock"), options, more)?;
-        let mut servers = Self { a, b, freena };
+        let mut servers = Self { all: Vec::new(), freena };
+        if options.hosts == Hosts::Two {
+            servers.all.push(Server::start(lab.a(), &stack, lab.directory().join("a.sock"), options, more)?);
+        }
+        servers.all.push(Server::start(lab.b(), &stack, lab.directory().join("b.sock"), options, more)?);
         let deadline = Instant::now() + READY_WITHIN;
-        for server in [&mut servers.a, &mut servers.b] {
+        for server in &mut servers.all {
             server.program.line("that it is ready", deadline)?;
         }
         Ok(servers)
     }
 
-    /// What both have cost since they started.
+    /// What they have cost since they started.
     pub(super) fn taken(&self) -> Taken {
-        Taken::by_process(self.a.program.pid()) + Taken::by_process(self.b.program.pid())
+        let each = self.all.iter().map(|server| Taken::by_process(server.program.pid()));
+        each.fold(Taken::default(), Add::add)
+    }
+
+    /// Asks the server of one host whether all that was sent since it started went from ring to ring.
+    pub(super) fn check_local(&self, received: u64) -> Result<(), RunError> {
+        for server in &self.all {
+            let mut command = Command::new(&self.freena);
+            command.args(["status", "--metrics", "--control"]).arg(&server.control);
+            let output = command.output().map_err(|error| RunError::Counters(error.to_string()))?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            let counted = Counted::read(&String::from_utf8_lossy(&output.stdout))
+                .ok_or_else(|| RunError::Counters(format!("not understood; freena status said {said:?}")))?;
+            counted.check(received)?;
+        }
+        Ok(())
     }
 }
 
@@ -66,9 +85,37 @@ impl Server {
     }
 }
 
+/// Datagrams that a server has carried for its sockets, in both directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counted {
+    local: u64,
+    other: u64,
+}
+
+impl Counted {
+    /// Out of the server's counters; `None` where they are not there.
+    fn read(metrics: &str) -> Option<Self> {
+        let mut counted = None;
+        let of_sockets = |line: &'_ str| line.starts_with("freena_socket_datagrams_total{");
+        for line in metrics.lines().filter(|line| of_sockets(line)) {
+            let value: u64 = line.rsplit(' ').next()?.parse().ok()?;
+            let Self { local, other } = counted.get_or_insert(Self { local: 0, other: 0 });
+            *if line.contains("path=\"local\"") { local } else { other } += value;
+        }
+        counted
+    }
+
+    /// Each datagram received counts twice, as sent and as received.
+    fn check(self, received: u64) -> Result<(), RunError> {
+        let Self { local, other } = self;
+        let holds = other == 0 && local >= received.saturating_mul(2);
+        if holds { Ok(()) } else { Err(RunError::NotLocal { local, other, received }) }
+    }
+}
+
 impl Drop for Servers {
     fn drop(&mut self) {
-        for server in [&mut self.a, &mut self.b] {
+        for server in &mut self.all {
             // One that does not end by itself is killed when its program is dropped.
             server.program.terminate(STOPPED_WITHIN);
         }
@@ -82,14 +129,24 @@ pub(super) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// The sender's and the receiver's.
-    pub(super) fn both(lab: &'a Lab, servers: Option<&'a Servers>) -> (Self, Self) {
-        let through = |server: fn(&Servers) -> &Server| {
-            servers.map(|servers| (servers.freena.as_path(), server(servers).control.as_path()))
+    /// The sender's and the receiver's, and the address that the receiver has for the sender.
+    pub(super) fn both(
+        lab: &'a Lab,
+        options: &Options,
+        servers: Option<&'a Servers>,
+    ) -> (Self, Self, IpAddr) {
+        let through = |server: fn(&[Server]) -> Option<&Server>| {
+            let server = servers.and_then(|servers| Some((servers, server(&servers.all)?)));
+            server.map(|(servers, server)| (servers.freena.as_path(), server.control.as_path()))
+        };
+        let (from, address) = match options.hosts {
+            Hosts::Two => (lab.a(), lab.b().v4()),
+            Hosts::One => (lab.b(), Ipv4Addr::LOCALHOST),
         };
         (
-            Self { host: lab.a(), through: through(|servers| &servers.a) },
-            Self { host: lab.b(), through: through(|servers| &servers.b) },
+            Self { host: from, through: through(<[Server]>::first) },
+            Self { host: lab.b(), through: through(<[Server]>::last) },
+            address.into(),
         )
     }
 
@@ -111,5 +168,27 @@ impl<'a> Place<'a> {
         };
         arguments(&mut command);
         Program::start(name, command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metrics(local: u64, kernel: u64) -> Option<Counted> {
+        let of = |direction, path, value| {
+            format!("freena_socket_datagrams_total{{direction=\"{direction}\",path=\"{path}\"}} {value}\n")
+        };
+        let text = ["transmit", "receive"].map(|way| of(way, "local", local) + &of(way, "kernel", kernel));
+        Counted::read(&format!("freena_sockets 2\n{}", text.concat()))
+    }
+
+    #[test]
+    fn what_did_not_go_from_ring_to_ring_is_refused() {
+        assert_eq!(metrics(5, 1), Some(Counted { local: 10, other: 2 }));
+        assert_eq!(Counted::read("freena_sockets 2\n"), None);
+        metrics(5, 0).unwrap().check(5).unwrap();
+        assert!(metrics(5, 1).unwrap().check(5).is_err(), "one went through the kernel");
+        assert!(metrics(5, 0).unwrap().check(6).is_err(), "one came from elsewhere");
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::latency::name;
-use super::options::{Load, Series};
+use super::options::{Hosts, Load, Series};
 use super::report::{Cost, Outcome, Report, Throughput};
 
 /// One quantity of a run, as a cell of a table.
@@ -15,6 +15,11 @@ impl Report {
     #[must_use]
     pub fn table(&self) -> String {
         let mut text = format!("{}\n", self.machine);
+        if self.hosts == Hosts::One {
+            text.push_str(
+                "Two programs on one host, at 127.0.0.1: kernel loopback; framework from ring to ring\n",
+            );
+        }
         for load in self.loads() {
             self.throughput_tables(load, &mut text);
         }
@@ -139,6 +144,7 @@ fn write_rows(title: &str, rows: &[Vec<String>], text: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::super::report::tests::{example, latency_example};
+    use super::*;
 
     #[test]
     fn ratios_and_failures_are_shown() {
@@ -154,6 +160,16 @@ Received, Mb/s of payload, bursts of 10,000 datagrams, median of 3
         assert!(table.contains(expected), "{table}");
         assert_eq!(table.matches("failed: raw AF_XDP: no such <thing>\n").count(), 1, "{table}");
         assert!(table.contains("0.250 + 0.000"), "{table}");
+    }
+
+    #[test]
+    fn a_run_on_one_host_says_so() {
+        let local = Report { hosts: Hosts::One, ..example() };
+        assert_eq!(
+            local.table().lines().nth(1).map(|line| line.starts_with("Two programs on one host")),
+            Some(true)
+        );
+        assert!(!example().table().contains("one host"));
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Streams of datagrams from one host to the other.
+//! Streams of datagrams from one program to the other.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::Error;
 use super::account::{Taken, machine_busy_ns};
-use super::options::{Load, Options, Series};
+use super::options::{Hosts, Load, Options, Series};
 use super::process::{Program, RunError};
 use super::progress::Progress;
 use super::report::{Cost, Outcome, Report, Throughput, ThroughputPoint};
@@ -133,6 +133,9 @@ fn measure(
         Line::Sent(sent) => Some(sent),
         _ => None,
     })?;
+    if let (Hosts::One, Some(servers)) = (options.hosts, &servers) {
+        servers.check_local(received.datagrams)?;
+    }
     result(&sent, &received, servers_cost, machine)
 }
 
@@ -175,8 +178,8 @@ fn sockets(
         Series::KernelSegmentGro => ("gso", "gro"),
         _ => ("sendto", "recvfrom"),
     };
-    let (from, to) = Place::both(lab, servers);
-    let (address, size) = (lab.b().v4().to_string(), size.to_string());
+    let (from, to, address) = Place::both(lab, options, servers);
+    let (address, size) = (address.to_string(), size.to_string());
     let deadline = Instant::now() + READY_WITHIN;
     let mut receiver = to.start(&options.binaries, "freena-perf-recv", |command| {
         command.args([&address, PORT, "--size", &size, "--mode", receive, "--interval", "200"]);
@@ -202,7 +205,7 @@ fn raw(
     size: usize,
     transmit: &str,
 ) -> Result<(Program, Program), RunError> {
-    let (from, to) = Place::both(lab, None);
+    let (from, to, _) = Place::both(lab, options, None);
     let (source, destination) = (lab.a().v4().to_string(), lab.b().v4().to_string());
     let common = ["--iface", INTERFACE, "--size", &size.to_string(), "--from", &source, "--to", &destination];
     let common = [&common[..], &["--port", PORT]].concat();
