@@ -143,6 +143,7 @@ next! {
     dup3(old: c_int, new: c_int, flags: c_int) -> c_int { raw!(SYS_dup3, old, new, flags) }
     close(fd: c_int) -> c_int { raw!(SYS_close, fd) }
     close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int { raw!(SYS_close_range, first, last, flags) }
+    fdopen(fd: c_int, mode: *const c_char) -> *mut libc::FILE { { let _ = (fd, mode); missing() + 1 } }
     fclose(stream: *mut libc::FILE) -> c_int { { let _ = stream; missing() } }
     syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long
         { returned(sys::syscall(number, [a, b, c, d, e, f])) }

@@ -1,6 +1,7 @@
 //! Duplicating, closing, flags.
 
 use crate::result::hook;
+use crate::stdio;
 use core::ffi::{c_int, c_uint};
 use freena_preload_control::next;
 use freena_preload_interface::stream::{accept, listen};
@@ -41,6 +42,10 @@ pub unsafe extern "C" fn closefrom(first: c_int) {
 pub unsafe extern "C-unwind" fn fclose(stream: *mut libc::FILE) -> c_int {
     // SAFETY: the program's stream.
     unsafe {
+        if stdio::is_ours(stream) {
+            // What it still has is written first; it closes by the hook.
+            return next::fclose(stream);
+        }
         let fd = libc::fileno(stream);
         if table::is_tracked(fd) {
             descriptors::forget(fd);
@@ -75,6 +80,7 @@ pub unsafe extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
     // SAFETY: plain numbers.
     let result = unsafe { next::dup2(old, new) };
     descriptors::duplicated(old, result);
+    stdio::standard(result);
     result
 }
 
@@ -92,6 +98,7 @@ pub unsafe extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
     // SAFETY: plain numbers.
     let result = unsafe { next::dup3(old, new, flags) };
     descriptors::duplicated(old, result);
+    stdio::standard(result);
     result
 }
 

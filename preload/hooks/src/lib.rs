@@ -8,6 +8,7 @@ mod data;
 mod descriptors;
 mod exec;
 mod result;
+mod stdio;
 mod system_call;
 mod wait;
 
@@ -17,6 +18,7 @@ use freena_preload_interface as interface;
 extern "C" fn construct() {
     // SAFETY: constructors run one after the other, before any thread of the program.
     unsafe { interface::start() };
+    (0..=2).for_each(stdio::standard);
 }
 
 #[used]

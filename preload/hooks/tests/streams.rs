@@ -4,7 +4,7 @@ mod support;
 
 use freena_shm_abi::control::op;
 use support::FakeServer;
-use support::program::python;
+use support::program::{c, python};
 
 #[test]
 fn a_connection_carries_bytes_both_ways() {
@@ -93,5 +93,87 @@ l.close(); raises(errno.EINVAL, b.listen)
 ",
     );
     assert_eq!(server.count(op::TAKEOVER), 1);
+    server.wait_until_empty();
+}
+
+#[test]
+fn a_listener_stays_blocking_when_the_server_makes_its_own_use_of_the_kernel_s() {
+    let server = FakeServer::start();
+    python(
+        &server,
+        "
+l = listener()
+assert not fcntl.fcntl(l, fcntl.F_GETFL) & os.O_NONBLOCK
+t = threading.Thread(target=lambda: (time.sleep(0.2), tcp(l.getsockname()))); t.start()
+l.accept(); t.join()
+",
+    );
+    assert_eq!(server.count(op::TAKEOVER), 1);
+}
+
+#[test]
+fn stdio_goes_by_the_socket() {
+    let server = FakeServer::start();
+    c(
+        &server,
+        r#"
+#include <arpa/inet.h>
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int peer(void) {
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(4242)};
+    inet_aton("127.0.0.7", &to.sin_addr);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert(!connect(fd, (void *)&to, sizeof to));
+    return fd;
+}
+
+int main(void) {
+    char line[5000];
+    int fd = peer();
+    FILE *in = fdopen(fd, "r"), *out = fdopen(dup(fd), "w");
+    assert(in && out && fileno(in) == fd && fileno(out) != fd);
+    for (int k = 0; k < 20; k++) {
+        fprintf(out, "%d %*s\n", k, k * 200 + 1, "x");
+        assert(!fflush(out));
+        assert(fgets(line, sizeof line, in) && strlen(line) > 200 * k && line[strlen(line) - 2] == 'x');
+    }
+    fputs("not flushed\n", out);
+    assert(!fclose(out));
+    assert(!shutdown(fd, SHUT_WR));
+    assert(fgets(line, sizeof line, in) && !strcmp(line, "not flushed\n"));
+    assert(fgetc(in) == EOF && feof(in) && !ferror(in));
+    assert(!fclose(in) && close(fd) == -1 && errno == EBADF);
+
+    FILE *both = fdopen(peer(), "r+");
+    assert(both && fseek(both, 0, SEEK_SET) == -1 && errno == ESPIPE);
+    assert(fputs("4711 x\n", both) >= 0 && !fflush(both));
+    int number;
+    assert(fscanf(both, "%d", &number) == 1 && number == 4711);
+    assert(!fclose(both));
+
+    assert(!fdopen(-1, "r") && errno == EBADF);
+    FILE *file = fdopen(dup(2), "w");
+    assert(file && fputs("a plain file\n", file) >= 0 && !fclose(file));
+
+    // As inetd has it.
+    fd = peer();
+    assert(dup2(fd, 0) == 0 && dup2(fd, 1) == 1);
+    puts("hello");
+    printf("%d\n", 12);
+    assert(!fflush(stdout));
+    assert(fgets(line, sizeof line, stdin) && !strcmp(line, "hello\n"));
+    assert(scanf("%d", &number) == 1 && number == 12);
+    return 0;
+}
+"#,
+        &[],
+    );
     server.wait_until_empty();
 }

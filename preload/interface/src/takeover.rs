@@ -187,6 +187,8 @@ pub(crate) fn takeover(fd: c_int, candidate: Candidate, request: &Request) {
     if !matches!(table::get(fd), Entry::Candidate(still) if still == candidate) {
         return;
     }
+    // Asked before the server has the socket: it makes a listener's nonblocking for itself, and flags are shared.
+    let Ok(flags) = sys::fcntl(fd, libc::F_GETFL, 0) else { return };
     let mut answer = connection.call(request, &[fd]);
     if answer.as_ref().err() == Some(&Failure::Gone) {
         // The server was restarted since the last request.
@@ -211,7 +213,10 @@ pub(crate) fn takeover(fd: c_int, candidate: Candidate, request: &Request) {
         return stays(format_args!("{}", reply.response.reason()));
     }
     let [end, memory] = reply.fds;
-    let result = map(memory).and_then(|held| install(fd, candidate, end, held, request, &reply.response));
+    let result = map(memory).and_then(|held| {
+        copy_status(fd, flags, end, &held)?;
+        install(fd, candidate, end, held, request, &reply.response)
+    });
     let _ = sys::close(end);
     match result {
         Ok(()) => {
@@ -267,7 +272,6 @@ fn install(
     }
     options::copy_timeout(fd, end, libc::SO_RCVTIMEO);
     options::copy_timeout(fd, end, libc::SO_SNDTIMEO);
-    copy_status(fd, end, &held)?;
     replace(end, table::duplicates(candidate), |number, polled| {
         table::set_framework(number, held.clone());
         if polled {
@@ -326,9 +330,8 @@ pub(crate) fn give_back(held: &Held, kernel: c_int) -> Result<(), Error> {
     Ok(replace(kernel, numbers, |number, _| table::set_candidate(number, candidate))?)
 }
 
-/// Copies `O_NONBLOCK`, `O_ASYNC` and who gets the signals.
-fn copy_status(from: c_int, to: c_int, held: &Held) -> Result<(), Errno> {
-    let flags = sys::fcntl(from, libc::F_GETFL, 0)?;
+/// Copies `O_NONBLOCK`, `O_ASYNC` (of `flags`) and who gets the signals.
+fn copy_status(from: c_int, flags: c_int, to: c_int, held: &Held) -> Result<(), Errno> {
     if flags & libc::O_NONBLOCK != 0 {
         held.app().status.fetch_or(status::NONBLOCK, Ordering::Relaxed);
     }

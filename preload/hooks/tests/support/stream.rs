@@ -79,6 +79,9 @@ impl Shared {
         }
         let (flow, end) = self.make(local, Endpoint::NONE, Script::Echo, Sizes::clamp(0, 0, 1));
         load_options(&flow.mapping.page().stream.asked, &companion);
+        // As the server, which accepts what reaches the kernel.
+        // SAFETY: plain system call on an owned descriptor.
+        unsafe { libc::fcntl(companion.as_raw_fd(), libc::F_SETFL, libc::O_RDWR | libc::O_NONBLOCK) };
         *flow.companion.lock().expect("lock") = Some(companion);
         flow.set_state(state::LISTEN);
         let give = vec![end, dup(&flow.memory)];
