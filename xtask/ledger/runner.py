@@ -8,11 +8,15 @@ The instructions are a JSON document on the command line:
   only      identities of the tests to run, of all those
   hosts     optional; the addresses that stand for "localhost" and "::1", server's first: {"4": [A, B], "6": [A, B]}
   spaces    optional; network namespaces [server's, client's]: the thread of the client moves into the second
+  threads   whether the tests have a thread for the client; if not, each socket that connects without having been bound is
+            made anew in the second
 """
 
 import ctypes
 import fnmatch
 import json
+import os
+import socket
 import sys
 import threading
 import unittest
@@ -80,6 +84,30 @@ def use_hosts(hosts):
     socket_helper.HOSTv6 = hosts["6"][0]
 
 
+def move_connecting(server, client, hosts):
+    """Moves this thread to the server's namespace, and each socket that connects to a server to the client's."""
+    enter(server)
+    unbound = {"0.0.0.0", "::"}
+
+    def moving(plain):
+        def connect(self, address):
+            if self.type == socket.SOCK_STREAM and address[0] in hosts and self.getsockname()[0] in unbound:
+                enter(client)
+                try:
+                    fresh = socket.socket(self.family, self.type, self.proto)
+                finally:
+                    enter(server)
+                fresh.setblocking(os.get_blocking(self.fileno()))
+                os.dup2(fresh.fileno(), self.fileno(), inheritable=False)
+                fresh.close()
+            return plain(self, address)
+
+        return connect
+
+    for name in "connect", "connect_ex":
+        setattr(socket.socket, name, moving(getattr(socket.socket, name)))
+
+
 def use_spaces(server, client):
     """Moves this thread to the server's namespace, and the clients of CPython's threaded tests to theirs."""
     from test.test_socket import ThreadableTest
@@ -114,8 +142,10 @@ def wanted(test):
 
 if "hosts" in orders:
     use_hosts(orders["hosts"])
-if "spaces" in orders:
+if "spaces" in orders and orders["threads"]:
     use_spaces(*orders["spaces"])
+elif "spaces" in orders:
+    move_connecting(*orders["spaces"], {orders["hosts"]["4"][0], orders["hosts"]["6"][0]})
 tests = [test for test in flat(unittest.defaultTestLoader.loadTestsFromName(orders["module"])) if wanted(test)]
 tests = [test for test in tests if test.id() not in orders["skip"]]
 if orders.get("only"):
