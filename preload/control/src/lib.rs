@@ -8,11 +8,13 @@
 //! - [`own`]: descriptors of the library itself, kept out of the program's way;
 //! - [`client`]: requests to the server;
 //! - [`route`]: which way datagrams to an address go;
+//! - [`confined`]: after a program has locked itself up;
 //! - [`log`]: reasons in words, on stderr.
 //!
 //! Nothing here allocates from the heap: the program's allocator may be what called the hook.
 
 pub mod client;
+pub mod confined;
 pub mod exclusive;
 pub mod log;
 pub mod next;

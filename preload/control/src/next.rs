@@ -78,7 +78,7 @@ fn missing() -> isize {
     -1
 }
 
-// fcntl, ioctl and syscall are variadic in C. On the targets that `sys` supports a variadic function takes integer
+// fcntl, ioctl, prctl and syscall are variadic in C. On the targets that `sys` supports a variadic function takes integer
 // arguments in the same registers as any other, and may be called (and hooked) with its longest list.
 next! {
     socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int { raw!(SYS_socket, domain, kind, protocol) }
@@ -144,6 +144,7 @@ next! {
     close(fd: c_int) -> c_int { raw!(SYS_close, fd) }
     close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int { raw!(SYS_close_range, first, last, flags) }
     fdopen(fd: c_int, mode: *const c_char) -> *mut libc::FILE { { let _ = (fd, mode); missing() + 1 } }
+    prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int { raw!(SYS_prctl, option, a, b, c, d) }
     fclose(stream: *mut libc::FILE) -> c_int { { let _ = stream; missing() } }
     syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long
         { returned(sys::syscall(number, [a, b, c, d, e, f])) }

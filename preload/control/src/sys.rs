@@ -3,6 +3,7 @@
 //! The library cannot call `libc::close` and its like: they lead to its own hooks. These wrappers go past them, leave
 //! `errno` alone, are no cancellation points, and may be used in a signal handler and in a vfork child.
 
+use crate::confined;
 use core::ffi::{c_int, c_void};
 use core::mem::{size_of, size_of_val};
 use core::ptr;
@@ -183,19 +184,46 @@ pub unsafe fn recvmsg(fd: c_int, message: *mut libc::msghdr, flags: c_int) -> Re
     call!(SYS_recvmsg, fd, message, flags).map(|v| v as usize)
 }
 
-/// send(2).
+/// send(2), on a socket's own descriptor.
 pub fn send(fd: c_int, bytes: &[u8], flags: c_int) -> Result<usize> {
+    if confined::is_confined() {
+        return confined::send(fd, bytes);
+    }
     call!(SYS_sendto, fd, bytes.as_ptr(), bytes.len(), flags, 0, 0).map(|v| v as usize)
 }
 
-/// recv(2).
+/// recv(2), on a socket's own descriptor.
 pub fn recv(fd: c_int, bytes: &mut [u8], flags: c_int) -> Result<usize> {
+    if confined::is_confined() {
+        return confined::receive(fd, bytes);
+    }
     call!(SYS_recvfrom, fd, bytes.as_mut_ptr(), bytes.len(), flags, 0, 0).map(|v| v as usize)
 }
 
 /// write(2).
 pub fn write(fd: c_int, bytes: &[u8]) -> Result<usize> {
     call!(SYS_write, fd, bytes.as_ptr(), bytes.len()).map(|v| v as usize)
+}
+
+/// read(2).
+pub fn read(fd: c_int, bytes: &mut [u8]) -> Result<usize> {
+    call!(SYS_read, fd, bytes.as_mut_ptr(), bytes.len()).map(|v| v as usize)
+}
+
+/// poll(2) of one descriptor, with a limit in milliseconds, or none if it is negative.
+pub fn poll(entry: &mut libc::pollfd, timeout: c_int) -> Result<usize> {
+    #[cfg(target_arch = "x86_64")]
+    let ready = call!(SYS_poll, ptr::from_mut(entry), 1, timeout);
+    #[cfg(not(target_arch = "x86_64"))]
+    let ready = {
+        let limit = libc::timespec {
+            tv_sec: (timeout.max(0) / 1000).into(),
+            tv_nsec: i64::from(timeout.max(0) % 1000) * 1_000_000,
+        };
+        let limit = if timeout < 0 { ptr::null() } else { ptr::from_ref(&limit) };
+        call!(SYS_ppoll, ptr::from_mut(entry), 1, limit, 0, 8)
+    };
+    ready.map(|v| v as usize)
 }
 
 /// Opens a file for reading, close-on-exec.
@@ -246,11 +274,17 @@ pub fn futex_wake(word: &core::sync::atomic::AtomicU32, shared: bool) {
 
 /// Gives the processor to another thread that wants it.
 pub fn sched_yield() {
+    if confined::is_confined() {
+        return core::hint::spin_loop();
+    }
     let _ = call!(SYS_sched_yield, 0);
 }
 
 /// Sleeps for less than a second, or until a signal was handled.
 pub fn sleep(nanoseconds: i64) {
+    if confined::is_confined() {
+        return core::hint::spin_loop();
+    }
     let time = libc::timespec { tv_sec: 0, tv_nsec: nanoseconds };
     let _ = call!(SYS_clock_nanosleep, libc::CLOCK_MONOTONIC, 0, ptr::from_ref(&time), 0);
 }

@@ -1,9 +1,9 @@
-//! syscall(2): the calls that a program makes by number.
+//! syscall(2): the calls that a program makes by number; and those by which it forbids itself others.
 
 use crate::{data, descriptors, wait};
 use core::ffi::{c_int, c_long, c_uint};
 use core::ptr::with_exposed_provenance_mut as pointer;
-use freena_preload_control::next;
+use freena_preload_control::{confined, next};
 use freena_preload_interface::table;
 
 /// syscall(2): those that would touch a framework socket go to the hook of the same name, all others to the kernel
@@ -29,6 +29,13 @@ pub unsafe extern "C-unwind" fn syscall(
                 libc::SYS_poll => c_long::from(wait::poll(pointer(a), b as _, c as c_int)),
                 _ => next::syscall(number, a, b, c, d, e, f),
             };
+        }
+        if number == libc::SYS_seccomp || number == libc::SYS_prctl {
+            let strict_or_filter = match number {
+                libc::SYS_prctl => a as c_int == libc::PR_SET_SECCOMP,
+                _ => a as c_uint <= libc::SECCOMP_SET_MODE_FILTER,
+            };
+            return confine(strict_or_filter, || next::syscall(number, a, b, c, d, e, f));
         }
         if !concerns_framework(number, a) {
             return next::syscall(number, a, b, c, d, e, f);
@@ -58,6 +65,28 @@ pub unsafe extern "C-unwind" fn syscall(
         };
         result as c_long
     }
+}
+
+/// prctl(2): from the moment on at which a program installs a filter for its system calls, the library keeps to few.
+///
+/// # Safety
+/// That of the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int {
+    // SAFETY: the program's arguments.
+    let call = || c_long::from(unsafe { next::prctl(option, a, b, c, d) });
+    confine(option == libc::PR_SET_SECCOMP, call) as c_int
+}
+
+fn confine(confines: bool, call: impl Fn() -> c_long) -> c_long {
+    if confines {
+        confined::prepare();
+    }
+    let result = call();
+    if confines && result >= 0 {
+        confined::enter();
+    }
+    result
 }
 
 fn is_waiting(number: c_long) -> bool {

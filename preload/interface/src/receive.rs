@@ -5,8 +5,8 @@ use crate::socket::{Held, Kind, RxSide};
 use crate::{address, ancillary, companion, stream, table, token};
 use core::ffi::{c_int, c_uint, c_void};
 use core::sync::atomic::Ordering;
-use freena_preload_control::next;
 use freena_preload_control::sys::{self, Errno};
+use freena_preload_control::{confined, next};
 use freena_shm_abi::app::{options, status};
 use freena_shm_abi::record::flags;
 use freena_shm_abi::{Endpoint, Record};
@@ -343,6 +343,9 @@ fn receive_many(
 /// Sleeps in the kernel until the descriptor is readable: `EINTR`, `SA_RESTART`, `SO_RCVTIMEO` and cancellation are the
 /// kernel's and the libc's own. Nothing is held meanwhile.
 pub(crate) fn wait(fd: c_int) -> Result<(), Errno> {
+    if confined::is_confined() {
+        return confined::wait(fd, libc::POLLIN, confined::FOREVER).map(drop);
+    }
     let before = sys::errno();
     let mut byte = 0u8;
     // SAFETY: one byte is writable at `byte`; no destructor is pending in this function or in its callers.

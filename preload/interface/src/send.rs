@@ -8,9 +8,9 @@ use crate::{address, companion, names, stream, table, takeover, token};
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr;
 use core::sync::atomic::Ordering;
-use freena_preload_control::next;
 use freena_preload_control::route::{self, Query, Route};
 use freena_preload_control::sys::{self, Errno};
+use freena_preload_control::{confined, next};
 use freena_shm_abi::app::{options, status};
 use freena_shm_abi::record::{Record, flags};
 use freena_shm_abi::{Endpoint, endpoint};
@@ -344,14 +344,8 @@ pub(crate) fn used(held: &Held) -> u64 {
 /// Sleeps in the kernel until the descriptor is writable, by sending a kick: `EINTR`, `SA_RESTART`, `SO_SNDTIMEO` and
 /// cancellation are the kernel's and the libc's own. Nothing is held meanwhile.
 pub(crate) fn wait(fd: c_int) -> Outcome<()> {
-    let before = sys::errno();
-    // SAFETY: one byte is readable; no destructor is pending in this function or in its callers.
-    if unsafe { next::send(fd, c"k".as_ptr().cast(), 1, libc::MSG_NOSIGNAL) } >= 0 {
-        return Ok(());
-    }
-    let errno = sys::errno();
-    sys::set_errno(before);
-    match errno {
+    match send_blocking(fd) {
+        0 => Ok(()),
         libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN => {
             let Some(held) = table::hold(fd) else { return Err(Error::ServerGone.into()) };
             token::nobody_listens(&held);
@@ -360,6 +354,21 @@ pub(crate) fn wait(fd: c_int) -> Outcome<()> {
         }
         errno => Err(Errno(errno).into()),
     }
+}
+
+/// Sends a kick, waiting for room; 0 or the errno.
+fn send_blocking(fd: c_int) -> c_int {
+    if confined::is_confined() {
+        return confined::wait(fd, libc::POLLOUT, confined::FOREVER).map_or_else(|errno| errno.0, |_| 0);
+    }
+    let before = sys::errno();
+    // SAFETY: one byte is readable; no destructor is pending in this function or in its callers.
+    if unsafe { next::send(fd, c"k".as_ptr().cast(), 1, libc::MSG_NOSIGNAL) } >= 0 {
+        return 0;
+    }
+    let errno = sys::errno();
+    sys::set_errno(before);
+    errno
 }
 
 fn wait_for_companion(kernel: c_int) -> Outcome<()> {

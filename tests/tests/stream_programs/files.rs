@@ -1,6 +1,6 @@
 //! Files over FTP and SSH: vsftpd with lftp and curl, OpenSSH.
 
-use crate::hosts::{Hosts, Under, assert_same, noise, run, run_with, with_programs, with_programs_under};
+use crate::hosts::{Hosts, assert_same, noise, run, run_with, with_programs};
 use freena_tests::lab::NEAR4;
 use freena_tests::program::Program;
 use std::path::Path;
@@ -80,59 +80,48 @@ fn sshd(hosts: &Hosts, sshd: &Path, keygen: &Path) -> Program {
 #[test]
 fn openssh_runs_commands_and_copies() {
     let names = ["sshd", "ssh", "scp", "sftp", "ssh-keygen"];
-    // Not with sshd under freena: before it knows who is there, its child allows itself a few system calls only (seccomp),
-    // and is killed for those that a framework socket needs.
-    with_programs_under(
-        "openssh_runs_commands_and_copies",
-        &[Under::Far],
-        names,
-        |hosts, [sshd_, ssh, scp, sftp, keygen]| {
-            let mut sshd = sshd(hosts, sshd_, keygen);
-            hosts.wait_for_port(2222);
-            let options = format!(
-                "-F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+    // Before sshd knows who is there, its child allows itself a few system calls only (seccomp).
+    with_programs("openssh_runs_commands_and_copies", names, |hosts, [sshd_, ssh, scp, sftp, keygen]| {
+        let mut sshd = sshd(hosts, sshd_, keygen);
+        hosts.wait_for_port(2222);
+        let options = format!(
+            "-F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
              -o ConnectTimeout=10 -o LogLevel=ERROR -i {}",
-                hosts.lab.path("ssh/user").display()
-            );
-            let mut command = hosts.far(ssh);
-            command.args(options.split_whitespace()).args([
-                "-p",
-                "2222",
-                &format!("root@{NEAR4}"),
-                "echo said by $((6*7))",
-            ]);
-            assert_eq!(run(command).trim(), "said by 42");
-            let (large, bytes) = hosts.noise("large", LARGE);
-            // Both ways at once through one session.
-            let mut command = hosts.far("/bin/sh");
-            command.arg("-c").arg(format!(
-                "{} {options} -p 2222 root@{NEAR4} cat < {} > {}",
-                ssh.display(),
-                large.display(),
-                hosts.lab.path("through").display()
-            ));
-            run(command);
-            assert_same(&std::fs::read(hosts.lab.path("through")).expect("a file"), &bytes, "through cat");
-            let (there, back) = (hosts.lab.path("there"), hosts.lab.path("back"));
-            let (there, back) = (there.display(), back.display());
-            for (from, to) in [
-                (large.display().to_string(), format!("root@{NEAR4}:{there}")),
-                (format!("root@{NEAR4}:{there}"), back.to_string()),
-            ] {
-                run_with(hosts.far(scp), &format!("{options} -q -P 2222 {from} {to}"));
-            }
-            assert_same(
-                &std::fs::read(hosts.lab.path("back")).expect("a file"),
-                &bytes,
-                "by scp there and back",
-            );
-            let batch =
-                hosts.file("batch", format!("put {} {there}-sftp\nls {there}-sftp\n", large.display()));
-            let listing =
-                run_with(hosts.far(sftp), &format!("{options} -P 2222 -b {} root@{NEAR4}", batch.display()));
-            assert!(listing.contains("there-sftp"), "{listing}");
-            assert_same(&std::fs::read(hosts.lab.path("there-sftp")).expect("a file"), &bytes, "by sftp");
-            assert!(sshd.is_running());
-        },
-    );
+            hosts.lab.path("ssh/user").display()
+        );
+        let mut command = hosts.far(ssh);
+        command.args(options.split_whitespace()).args([
+            "-p",
+            "2222",
+            &format!("root@{NEAR4}"),
+            "echo said by $((6*7))",
+        ]);
+        assert_eq!(run(command).trim(), "said by 42");
+        let (large, bytes) = hosts.noise("large", LARGE);
+        // Both ways at once through one session.
+        let mut command = hosts.far("/bin/sh");
+        command.arg("-c").arg(format!(
+            "{} {options} -p 2222 root@{NEAR4} cat < {} > {}",
+            ssh.display(),
+            large.display(),
+            hosts.lab.path("through").display()
+        ));
+        run(command);
+        assert_same(&std::fs::read(hosts.lab.path("through")).expect("a file"), &bytes, "through cat");
+        let (there, back) = (hosts.lab.path("there"), hosts.lab.path("back"));
+        let (there, back) = (there.display(), back.display());
+        for (from, to) in [
+            (large.display().to_string(), format!("root@{NEAR4}:{there}")),
+            (format!("root@{NEAR4}:{there}"), back.to_string()),
+        ] {
+            run_with(hosts.far(scp), &format!("{options} -q -P 2222 {from} {to}"));
+        }
+        assert_same(&std::fs::read(hosts.lab.path("back")).expect("a file"), &bytes, "by scp there and back");
+        let batch = hosts.file("batch", format!("put {} {there}-sftp\nls {there}-sftp\n", large.display()));
+        let listing =
+            run_with(hosts.far(sftp), &format!("{options} -P 2222 -b {} root@{NEAR4}", batch.display()));
+        assert!(listing.contains("there-sftp"), "{listing}");
+        assert_same(&std::fs::read(hosts.lab.path("there-sftp")).expect("a file"), &bytes, "by sftp");
+        assert!(sshd.is_running());
+    });
 }
