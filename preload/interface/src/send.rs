@@ -541,6 +541,9 @@ fn limits(
             return Err(Error::TooLong);
         }
         record.flags |= flags::DONT_FRAGMENT;
+    } else if v4 && discovery != libc::IP_PMTUDISC_WANT {
+        // As `ip_dont_fragment` of Linux: without the bit in all modes but those two and _WANT.
+        record.flags |= flags::MAY_FRAGMENT;
     }
     Ok(())
 }
@@ -602,5 +605,7 @@ mod tests {
         assert_eq!(limit(1473, None, libc::IP_PMTUDISC_DO), Err(Error::TooLong));
         assert_eq!(limit(1472, None, libc::IP_PMTUDISC_DO).map(|r| r.flags), Ok(flags::DONT_FRAGMENT));
         assert_eq!(limit(60_000, None, libc::IP_PMTUDISC_WANT).map(|r| r.flags), Ok(0));
+        assert_eq!(limit(100, None, libc::IP_PMTUDISC_DONT).map(|r| r.flags), Ok(flags::MAY_FRAGMENT));
+        assert_eq!(limit(100, None, libc::IP_PMTUDISC_PROBE).map(|r| r.flags), Ok(flags::DONT_FRAGMENT));
     }
 }

@@ -61,4 +61,6 @@ pub mod flags {
     pub const NO_CHECKSUM: u16 = 1 << 3;
     /// Way in: the payload is shorter than the datagram was (it did not fit the ring).
     pub const TRUNCATED: u16 = 1 << 4;
+    /// Way out: routers may fragment it (`IP_PMTUDISC_DONT`, `_INTERFACE`, `_OMIT`; IPv4 only).
+    pub const MAY_FRAGMENT: u16 = 1 << 5;
 }

@@ -390,10 +390,8 @@ impl Stage {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let id = self.ip_id;
                 self.ip_id = self.ip_id.wrapping_add(datagrams as u16);
-                // As `ip_dont_fragment` of Linux: a path whose MTU is the least that is believed may in truth have
-                // an even smaller one, so routers must be allowed to cut.
-                let dont_fragment = fast.mtu > MIN_V4 || header.flags & flags::DONT_FRAGMENT != 0;
-                v4_header(src, dst, header, id, dont_fragment, udp_len).emit(&mut out[l3..]);
+                let whole = is_whole_only(fast.mtu, header.flags);
+                v4_header(src, dst, header, id, whole, udp_len).emit(&mut out[l3..]);
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
                 v6_header(src, dst, header, udp_len).emit(&mut out[l3..]);
@@ -475,6 +473,13 @@ fn carriage(fast: &Fast, record: &Record) -> Carriage {
     let (len, mtu) = (record.len as usize + udp::HEADER_LEN, fast.mtu as usize);
     let pieces = if dst.is_ipv4() { Pieces::v4(len, mtu) } else { Pieces::v6(len, mtu) };
     pieces.map_or(Carriage::Kernel, Carriage::Fragments)
+}
+
+/// Whether routers are told not to cut an IPv4 packet, as `ip_dont_fragment` of Linux decides it: a path whose MTU is the
+/// least that is believed may in truth have an even smaller one.
+fn is_whole_only(mtu: u32, asked: u16) -> bool {
+    let may_cut = mtu <= MIN_V4 || asked & flags::MAY_FRAGMENT != 0;
+    !may_cut || asked & flags::DONT_FRAGMENT != 0
 }
 
 fn emit_ethernet(fast: &Fast, dst: IpAddr, out: &mut [u8]) {

@@ -53,6 +53,18 @@ fn what_must_not_be_cut_is_left_to_the_kernel() {
 }
 
 #[test]
+fn routers_may_cut_what_the_program_or_the_path_lets_them() {
+    assert!(is_whole_only(1500, 0), "IP_PMTUDISC_WANT");
+    assert!(!is_whole_only(1500, flags::MAY_FRAGMENT), "IP_PMTUDISC_DONT");
+    assert!(!is_whole_only(MIN_V4, 0), "a path that is narrower than is believed");
+    assert!(is_whole_only(MIN_V4, flags::DONT_FRAGMENT), "IP_PMTUDISC_DO");
+    assert_ne!(
+        header_of(&Record { flags: flags::MAY_FRAGMENT, ..record(false, 1) }),
+        header_of(&record(false, 1))
+    );
+}
+
+#[test]
 fn segments_are_whole_datagrams() {
     let segments = |len, segment| Record { segment, ..record(false, len) };
     assert_eq!(packets(1500, &segments(64 * 1000, 1000)), 1);
