@@ -399,16 +399,19 @@ impl Worker {
     /// token.
     fn drain_peer(&mut self, key: SocketKey) {
         let Some(local) = self.table.get_mut(key) else { return };
-        local.unread = false;
         let socket = &local.socket;
         let mut forced = false;
         let mut message = [0u8; 8];
-        // Bounded, so that one program cannot keep the worker here: what is left is reported again.
+        // Bounded, so that one program cannot keep the worker here. What is left is not reported again: it is read in the
+        // next turn.
+        local.unread = true;
         for _ in 0..16 {
             match sys::receive(socket.peer_end.as_fd(), &mut message) {
-                Ok(0) => break,
+                Ok(0) | Err(_) => {
+                    local.unread = false;
+                    break;
+                }
                 Ok(_) => forced |= message[0] == b't',
-                Err(_) => break,
             }
         }
         let page = socket.memory.page();

@@ -17,6 +17,9 @@ use std::time::Duration;
 /// How long the engine waits for old duplicates.
 const TIME_WAIT: Duration = Duration::from_secs(60);
 
+/// Messages that are read from a program at a time.
+const DRAINED: u32 = 16;
+
 impl Worker {
     /// Tells what has happened; returns how much that was.
     pub(super) fn tell_programs(&mut self) -> usize {
@@ -181,10 +184,7 @@ impl Worker {
 
     /// Reads the messages on the server's end if there is room for what the program may write then.
     pub(super) fn drain_if_room(&mut self, handle: Handle) {
-        let Some(connection) = self.streams.table.get(handle) else { return };
-        let used = connection.tx.tail.wrapping_sub(connection.tx.head);
-        let half = u64::from(connection.stream.memory.sizes().tx) / 2;
-        if connection.established && used <= half {
+        if self.streams.table.get(handle).is_some_and(has_room) {
             self.drain(handle);
         }
     }
@@ -192,14 +192,18 @@ impl Worker {
     /// Reads the messages on the server's end, which makes the program's end writable, and answers requests for a token.
     pub(super) fn drain(&mut self, handle: Handle) {
         let Some(connection) = self.streams.table.get_mut(handle) else { return };
-        connection.unread = false;
         let stream = &connection.stream;
         let mut forced = false;
         let mut message = [0u8; 8];
-        // Bounded, so that one program cannot keep the worker here: what is left is reported again.
-        for _ in 0..16 {
+        // Bounded, so that one program cannot keep the worker here. What is left is not reported again, and would leave
+        // the program's end unwritable: it is read in the next turn.
+        connection.unread = true;
+        for _ in 0..DRAINED {
             match sys::receive(stream.peer_end.as_fd(), &mut message) {
-                Ok(0) | Err(_) => break,
+                Ok(0) | Err(_) => {
+                    connection.unread = false;
+                    break;
+                }
                 Ok(_) => forced |= message[0] == b't',
             }
         }
@@ -212,6 +216,12 @@ impl Worker {
             send_token(stream);
         }
     }
+}
+
+/// Whether a program may be told that it can write.
+pub(super) fn has_room(connection: &Connection) -> bool {
+    let used = connection.tx.tail.wrapping_sub(connection.tx.head);
+    connection.established && used <= u64::from(connection.stream.memory.sizes().tx) / 2
 }
 
 /// Tells a program that its connection is over by an error.

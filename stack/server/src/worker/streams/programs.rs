@@ -27,6 +27,9 @@ impl Worker {
             let handle = self.streams.table.active[index];
             let before = self.streams.table.active.len();
             work += usize::from(self.hear(handle, false));
+            if self.streams.table.get(handle).is_some_and(|connection| connection.unread) {
+                self.drain_if_room(handle);
+            }
             // The connection may have been aborted, which takes it out of the list.
             index += usize::from(self.streams.table.active.len() == before);
         }
@@ -223,6 +226,9 @@ pub(super) fn read_position(connection: &Connection) -> Option<u64> {
 
 /// Stops looking at the words of a connection; false if something came in meanwhile.
 fn suspend(connection: &mut Connection, engines: &mut Engines, handle: Handle, now: Instant) -> bool {
+    if connection.unread && events::has_room(connection) {
+        return false;
+    }
     let stream = connection.stream.clone();
     let page = stream.memory.page();
     let told = &page.stream.told;
