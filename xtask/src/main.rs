@@ -27,7 +27,13 @@ enum Task {
     /// Writes stack/plugin/include/freena_protocol.h from the types of the interface of protocol libraries
     Header(Check),
     /// Writes docs/ledger.md: what CPython's tests of sockets give with freena and without (as root; some 3 minutes)
-    Ledger(Check),
+    Ledger {
+        #[command(flatten)]
+        check: Check,
+        /// Streams too, into docs/ledger-streams.md
+        #[arg(long)]
+        streams: bool,
+    },
 }
 
 #[derive(Args)]
@@ -42,7 +48,7 @@ fn main() -> ExitCode {
         Task::Ebpf(Check { check }) => ebpf::run(check),
         Task::Xsd(Check { check }) => xsd::run(check),
         Task::Header(Check { check }) => header::run(check),
-        Task::Ledger(Check { check }) => ledger::run(check),
+        Task::Ledger { check, streams } => ledger::run(check.check, streams),
     };
     match result {
         Ok(done) => {

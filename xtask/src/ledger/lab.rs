@@ -21,6 +21,8 @@ pub(super) struct Lab {
     near: Namespace,
     far: Namespace,
     server: Option<Server>,
+    /// What `freena run` is to carry.
+    protocols: &'static str,
 }
 
 impl Lab {
@@ -30,8 +32,9 @@ impl Lab {
     }
 
     /// Hosts with a server on the near one.
-    pub(super) fn served() -> Result<Lab, String> {
+    pub(super) fn served(protocols: &'static str) -> Result<Lab, String> {
         let mut lab = Lab::new("served")?;
+        lab.protocols = protocols;
         lab.server = Some(Server::start(&lab.near)?);
         Ok(lab)
     }
@@ -46,7 +49,7 @@ impl Lab {
         output_of(&mut cable)?;
         near.configure("near", 0)?;
         far.configure("far", 1)?;
-        Ok(Lab { near, far, server: None })
+        Ok(Lab { near, far, server: None, protocols: "" })
     }
 
     /// Paths of the two namespaces, near one first.
@@ -61,7 +64,7 @@ impl Lab {
             Some(server) => {
                 let mut command = self.near.command(server.binaries.join("freena"));
                 command
-                    .args(["run", "--protocol", "udp", "--control"])
+                    .args(["run", "--protocol", self.protocols, "--control"])
                     .arg(&server.control)
                     .arg("--")
                     .arg(program);

@@ -20,9 +20,24 @@ use crate::{root, run::output_of};
 use lab::Lab;
 use report::{Counts, Difference, Entry};
 use run::Verdict;
-use suites::{SUITES, Suite};
+use suites::{STREAM_SUITES, SUITES, Suite};
 
-const DOCUMENT: &str = "docs/ledger.md";
+/// What one run of the command is about.
+pub(super) struct Set {
+    document: &'static str,
+    protocols: &'static str,
+    command: &'static str,
+    suites: &'static [Suite],
+}
+
+const DATAGRAMS: Set =
+    Set { document: "docs/ledger.md", protocols: "udp", command: "cargo xtask ledger", suites: SUITES };
+const STREAMS: Set = Set {
+    document: "docs/ledger-streams.md",
+    protocols: "udp,tcp",
+    command: "cargo xtask ledger --streams",
+    suites: STREAM_SUITES,
+};
 const EXPLANATIONS: &str = "xtask/ledger/explanations.tsv";
 /// Debian's, to which the package libpython3.11-testsuite belongs.
 pub(crate) const PYTHON: &str = "/usr/bin/python3.11";
@@ -30,21 +45,23 @@ const TESTS: &str = "/usr/lib/python3.11/test/test_socket.py";
 /// How often tests that differ are run, to tell those that always differ from those that do now and then.
 const ROUNDS: usize = 3;
 
-/// Runs the suites both ways and writes the document; with `check`, compares instead.
-pub(crate) fn run(check: bool) -> Result<String, String> {
+/// Runs the suites both ways and writes the document; with `check`, compares instead; with `streams`, those of streams.
+pub(crate) fn run(check: bool, streams: bool) -> Result<String, String> {
+    let set = if streams { &STREAMS } else { &DATAGRAMS };
+    let document_name = set.document;
     require()?;
     let explanations = Explanations::read(&root().join(EXPLANATIONS))?;
-    let (bare, served) = (Lab::bare()?, Lab::served()?);
+    let (bare, served) = (Lab::bare()?, Lab::served(set.protocols)?);
     let mut entries = Vec::new();
     let mut unstable = Vec::new();
-    for suite in SUITES {
+    for suite in set.suites {
         let entry = compare(suite, &bare, &served, &mut unstable)?;
         println!("{}: {}", suite.name, entry.summary());
         entries.push(entry);
     }
     let unexplained = explanations.apply(&mut entries)?;
-    let document = report::document(&version()?, &entries, &unstable);
-    let path = root().join(DOCUMENT);
+    let document = report::document(set, &version()?, &entries, &unstable);
+    let path = root().join(set.document);
     if !check {
         fs::write(&path, &document).map_err(|error| format!("{}: {error}", path.display()))?;
     }
@@ -58,14 +75,15 @@ pub(crate) fn run(check: bool) -> Result<String, String> {
         return Err(format!("these differ now and then:\n{}", unstable.join("\n")));
     }
     if !check {
-        return Ok(format!("{DOCUMENT}: {} suites", entries.len()));
+        return Ok(format!("{document_name}: {} suites", entries.len()));
     }
     let committed = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     match committed == document {
-        true => Ok(format!("{DOCUMENT} is what the tests give")),
+        true => Ok(format!("{document_name} is what the tests give")),
         false => Err(format!(
-            "{DOCUMENT} is not what the tests give:\n{}run `cargo xtask ledger`",
-            changed_lines(&committed, &document)
+            "{document_name} is not what the tests give:\n{}run `{}`",
+            changed_lines(&committed, &document),
+            set.command
         )),
     }
 }

@@ -84,17 +84,17 @@ const HEAD: &str = "\
 # Differences ledger
 
 CPython's own tests of sockets, and of what waits for sockets, run twice: with the kernel's sockets alone, and under
-`freena run --protocol udp` beside a `freena-stack`. Whatever passes without freena has to pass with it; each test that does
+`freena run --protocol PROTOCOLS` beside a `freena-stack`. Whatever passes without freena has to pass with it; each test that does
 not is listed below with the reason.
 
-Written by `cargo xtask ledger`; `cargo xtask ledger --check` compares. Do not edit. A test whose verdicts differ is run up
+Written by `COMMAND`; `COMMAND --check` compares. Do not edit. A test whose verdicts differ is run up
 to twice more: a difference is one that stays, and one that does not stay makes the command fail. The counts are here so
 that no test can vanish unseen.
 ";
 
 /// Writes all down. `version` is that of the Debian package with the tests; `unstable` are differences that did not stay.
-pub(super) fn document(version: &str, entries: &[Entry], unstable: &[String]) -> String {
-    let mut text = HEAD.to_owned();
+pub(super) fn document(set: &super::Set, version: &str, entries: &[Entry], unstable: &[String]) -> String {
+    let mut text = HEAD.replace("PROTOCOLS", set.protocols).replace("COMMAND", set.command);
     let mut line = |what: fmt::Arguments<'_>| {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{what}");
@@ -119,7 +119,7 @@ pub(super) fn document(version: &str, entries: &[Entry], unstable: &[String]) ->
             b.failed
         ));
     }
-    line(format_args!("\n## Which way the datagrams go\n"));
+    line(format_args!("\n## Which way the packets go\n"));
     for Entry { suite, .. } in entries {
         let way = match suite.place {
             Place::Loopback => continue,
@@ -146,6 +146,12 @@ pub(super) fn document(version: &str, entries: &[Entry], unstable: &[String]) ->
          if that does not answer, with freena and without."
     ));
     line(format_args!("- `*UDPLITE*` across the cable: another protocol. On one host they run."));
+    if set.protocols != "udp" {
+        line(format_args!(
+            "- `TCPCloserTest` where the client is near: its main thread waits for and reads from a socket while the connect(2)\n  \
+             of another thread still runs, and may meet the kernel's unconnected socket: readable, `ENOTCONN`."
+        ));
+    }
     line(format_args!("\n## Failing with freena and without\n"));
     let mut alike =
         entries.iter().flat_map(|e| e.failed_alike.iter().map(|test| (e.suite.name, test))).peekable();

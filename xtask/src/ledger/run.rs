@@ -102,7 +102,8 @@ pub(super) fn suite(suite: &Suite, lab: &Lab, only: &[String]) -> Result<BTreeMa
 /// The document for `runner.py`.
 fn orders(suite: &Suite, lab: &Lab, only: &[String], done: &BTreeSet<&String>) -> String {
     let mut orders = json!({
-        "module": suite.module, "classes": suite.classes, "without": suite.without, "only": only, "skip": done,
+        "module": suite.module, "classes": suite.classes, "without": suite.without,
+        "threads": suite.threads, "only": only, "skip": done,
     });
     let (mut hosts4, mut hosts6, mut spaces) = (HOSTS4, HOSTS6, lab.spaces());
     if suite.place == Place::Sending {

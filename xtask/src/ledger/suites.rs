@@ -32,19 +32,29 @@ pub(super) struct Suite {
     pub(super) without: &'static [&'static str],
     /// Where the ends are.
     pub(super) place: Place,
+    /// Whether the client is a thread of its own, which can be put on the other host; if not, its sockets are.
+    pub(super) threads: bool,
 }
 
 impl Suite {
     const fn whole(name: &'static str, module: &'static str) -> Suite {
-        Suite { name, module, classes: &["*"], without: &[], place: Place::Loopback }
+        Suite { name, module, classes: &["*"], without: &[], place: Place::Loopback, threads: true }
     }
 
     const fn sockets(name: &'static str, place: Place) -> Suite {
-        Suite { name, module: "test.test_socket", classes: &["*"], without: VSOCK, place }
+        Suite { name, module: "test.test_socket", classes: &["*"], without: VSOCK, place, threads: true }
     }
 
     const fn datagrams(name: &'static str, place: Place) -> Suite {
-        Suite { name, module: "test.test_socket", classes: &["*UDP*"], without: LITE, place }
+        Suite { name, module: "test.test_socket", classes: &["*UDP*"], without: LITE, place, threads: true }
+    }
+
+    const fn streams(name: &'static str, place: Place, without: &'static [&'static str]) -> Suite {
+        Suite { name, module: "test.test_socket", classes: STREAMS, without, place, threads: true }
+    }
+
+    const fn connecting(name: &'static str, module: &'static str, place: Place) -> Suite {
+        Suite { name, module, classes: &["*"], without: &[], place, threads: false }
     }
 }
 
@@ -53,7 +63,39 @@ const VSOCK: &[&str] = &["*VSOCK*"];
 /// UDP-Lite is another protocol.
 const LITE: &[&str] = &["*UDPLITE*"];
 
-/// All suites, in the order of the document.
+/// The classes of test_socket with connections that have a thread for the client.
+const STREAMS: &[&str] = &[
+    "*TCP*",
+    "*FileObject*",
+    "*NetworkConnection*",
+    "InterruptedSendTimeoutTest",
+    "BufferIOTest",
+    "ContextManagersTest",
+    "SendfileUsing*",
+];
+/// Its main thread uses a socket while the connect(2) of another thread still runs.
+const CONNECTING: &[&str] = &["TCPCloserTest"];
+
+/// What is run with datagrams and streams, in the order of the document.
+pub(super) const STREAM_SUITES: &[Suite] = &[
+    Suite::sockets("sockets, loopback", Place::Loopback),
+    Suite::streams("connections accepted across the cable", Place::Receiving, &[]),
+    Suite::streams("connections opened across the cable", Place::Sending, CONNECTING),
+    Suite::connecting("HTTP, server near", "test.test_httplib", Place::Receiving),
+    Suite::connecting("HTTP, client near", "test.test_httplib", Place::Sending),
+    Suite::connecting("FTP, server near", "test.test_ftplib", Place::Receiving),
+    Suite::connecting("FTP, client near", "test.test_ftplib", Place::Sending),
+    Suite::whole("select", "test.test_select"),
+    Suite::whole("poll", "test.test_poll"),
+    Suite::whole("epoll", "test.test_epoll"),
+    Suite::whole("selectors", "test.test_selectors"),
+    Suite::whole("asyncio, sockets", "test.test_asyncio.test_sock_lowlevel"),
+    Suite::whole("asyncio, streams", "test.test_asyncio.test_streams"),
+    Suite::whole("asyncio, servers", "test.test_asyncio.test_server"),
+    Suite::whole("asyncio, files", "test.test_asyncio.test_sendfile"),
+];
+
+/// What is run with datagrams, in the order of the document.
 pub(super) const SUITES: &[Suite] = &[
     Suite::sockets("sockets, loopback", Place::Loopback),
     Suite::sockets("sockets, address of an interface", Place::Interface),

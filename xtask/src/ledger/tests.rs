@@ -42,7 +42,7 @@ fn a_difference_needs_its_reason() {
         Explanations::parse("# nothing\n\n").expect("a table").apply(&mut entries).expect("no stale reason");
     assert_eq!(none.len(), 1, "{none:?}");
     assert!(
-        report::document("1", &entries, &[])
+        report::document(&DATAGRAMS, "1", &entries, &[])
             .contains("t.C.a: passed without freena, hung with it. NOT EXPLAINED")
     );
 
@@ -50,7 +50,8 @@ fn a_difference_needs_its_reason() {
     let none = Explanations::parse(&table).expect("a table").apply(&mut entries).expect("no stale reason");
     assert!(none.is_empty(), "{none:?}");
     assert!(
-        report::document("1", &entries, &[]).contains("t.C.a: passed without freena, hung with it. Because.")
+        report::document(&DATAGRAMS, "1", &entries, &[])
+            .contains("t.C.a: passed without freena, hung with it. Because.")
     );
 }
 
@@ -75,7 +76,7 @@ fn a_changed_count_is_shown_both_ways() {
 #[test]
 fn what_differs_now_and_then_is_written_down() {
     let unstable = [format!("{}: {}", SUITES[0].name, entry("t.C.a").differences[0])];
-    let document = report::document("1", &[], &unstable);
+    let document = report::document(&DATAGRAMS, "1", &[], &unstable);
     assert!(
         document.ends_with("- sockets, loopback: t.C.a: passed without freena, hung with it\n"),
         "{document}"
