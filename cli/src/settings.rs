@@ -93,7 +93,8 @@ mod tests {
 
     fn for_text(name: &str, protocols: &str) -> miette::Result<Settings> {
         let path = std::env::temp_dir().join(format!("freena-settings-{}-{name}.xml", std::process::id()));
-        let text = format!("<configuration><protocols>{protocols}</protocols></configuration>");
+        let text =
+            format!("<configuration application=\"test\"><protocols>{protocols}</protocols></configuration>");
         std::fs::write(&path, text).unwrap();
         let settings = for_file(&path);
         std::fs::remove_file(&path).unwrap();
