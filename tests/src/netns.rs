@@ -194,5 +194,9 @@ impl Default for Pair {
 fn configure(interface: &str, host: u8) {
     ip(&format!("address add 10.0.0.{host}/24 dev {interface}"));
     ip(&format!("address add fd00::{host}/64 dev {interface} nodad"));
+    // The link-local address takes no time for duplicate address detection (RFC 4862): until it is over the kernel cannot
+    // solicit neighbours that it is only asked to look for, and gives up on them after three seconds.
+    std::fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/accept_dad"), "0")
+        .expect("an IPv6 interface");
     ip(&format!("link set {interface} up"));
 }
