@@ -16,7 +16,7 @@ use libc::{iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, timespec};
 /// After this many receives in a row that found nothing, the kernel is asked whether the server still lives.
 pub(crate) const EMPTY_TRIES: u32 = 16;
 /// So many datagrams without waiting are a stream: the next ones are not worth a process switch each.
-pub(crate) const STREAM: u32 = 8;
+const STREAM: u32 = 8;
 /// Most elements of an array of buffers (`UIO_MAXIOV`, readv(2)).
 const MAX_VECTORS: usize = 1024;
 
@@ -324,20 +324,30 @@ fn receive_many(
             if wanted & libc::MSG_DONTWAIT != 0 || state & status::NONBLOCK != 0 {
                 return Err(Error::WouldBlock.into());
             }
-            let ready = || held.has_data() || held.page().error.0.load(Ordering::Relaxed) != 0;
-            if held.end_streak() >= STREAM && token::pause(ready) || token::spin(ready) {
-                waited = None;
-                continue;
-            }
-            app.rx_waiters.fetch_add(1, Ordering::Relaxed);
-            if token::arm(fd, &held).unwrap_or(false) {
-                app.rx_waiters.fetch_sub(1, Ordering::Relaxed);
+            if look_again(fd, &held) {
                 waited = None;
                 continue;
             }
         }
         waited = Some(wait(fd));
     }
+}
+
+/// Before a call sleeps: spins for a while, then has itself counted among those who wait, and the token armed. Returns
+/// whether there is something already; it is not counted then.
+#[inline]
+pub(crate) fn look_again(fd: c_int, held: &Held) -> bool {
+    let ready = || held.has_data() || held.page().error.0.load(Ordering::Relaxed) != 0;
+    if held.end_streak() >= STREAM && token::pause(ready) || token::spin(ready) {
+        return true;
+    }
+    let waiters = &held.app().rx_waiters;
+    waiters.fetch_add(1, Ordering::Relaxed);
+    let there = token::arm(fd, held).unwrap_or(false);
+    if there {
+        waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+    there
 }
 
 /// Sleeps in the kernel until the descriptor is readable: `EINTR`, `SA_RESTART`, `SO_RCVTIMEO` and cancellation are the

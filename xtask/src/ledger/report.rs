@@ -124,8 +124,7 @@ pub(super) fn document(set: &super::Set, version: &str, entries: &[Entry], unsta
         let way = match suite.place {
             Place::Loopback => continue,
             Place::Interface => {
-                "both ends on one host, on the address of its interface instead of the loopback one: the kernel's way, since \
-                 the route is a local one"
+                "both ends on one host, on the address of its interface instead of the loopback one: as there"
             }
             Place::Receiving => {
                 "each test's server on the host with freena, its client (the second thread of the same process) in the network \
@@ -138,7 +137,7 @@ pub(super) fn document(set: &super::Set, version: &str, entries: &[Entry], unsta
         line(format_args!("- {}: {way}.", suite.name));
     }
     line(format_args!(
-        "- All others: as CPython has them, on the loopback addresses, which the library leaves to the kernel."
+        "- All others: as CPython has them, on the loopback addresses: datagrams from ring to ring, streams by the kernel."
     ));
     line(format_args!("\n## Left out\n"));
     line(format_args!(

@@ -18,6 +18,7 @@ pub mod options;
 pub mod readiness;
 pub mod receive;
 pub mod send;
+mod vectors;
 
 use crate::outcome::Error;
 use crate::socket::Held;

@@ -1,8 +1,9 @@
 //! Receiving: bytes out of the receive ring.
 
+use super::vectors::Vectors;
 use super::{is_ended, is_listener, is_nonblocking, take_error, told, unread};
 use crate::outcome::{Error, Outcome, Stop};
-use crate::receive::{self, EMPTY_TRIES, STREAM, not_ours};
+use crate::receive::{self, EMPTY_TRIES, look_again, not_ours};
 use crate::socket::{Held, RxSide};
 use crate::{table, token};
 use core::ffi::{c_int, c_uint, c_void};
@@ -25,51 +26,18 @@ pub(crate) struct Bytes<'m> {
     pub(crate) len: usize,
 }
 
-/// Buffers of the program, and how far they have been filled.
-struct Scatter {
-    vectors: *const iovec,
-    count: usize,
-    index: usize,
-    offset: usize,
-}
-
-impl Scatter {
-    fn new(vectors: *const iovec, count: usize) -> Self {
-        Scatter { vectors, count, index: 0, offset: 0 }
-    }
-
-    unsafe fn len(&self) -> usize {
-        // SAFETY: the caller's: `count` vectors are the program's.
-        let lens = (0..self.count).map(|index| unsafe { (*self.vectors.add(index)).iov_len });
-        lens.fold(0usize, usize::saturating_add).min(super::send::MAX_BYTES)
-    }
-
-    /// Copies the bytes; returns how many. `EFAULT` for a null buffer before any.
-    unsafe fn copy(&mut self, bytes: &Bytes<'_>) -> Result<usize, Error> {
-        let mut done = 0;
-        while done < bytes.len && self.index < self.count {
-            // SAFETY: the caller's: `count` vectors, each describing writable memory outside the ring.
-            unsafe {
-                let vector = *self.vectors.add(self.index);
-                let take = vector.iov_len.saturating_sub(self.offset).min(bytes.len - done);
-                if take > 0 && vector.iov_base.is_null() {
-                    return if done > 0 { Ok(done) } else { Err(Error::Kernel(Errno(libc::EFAULT))) };
-                }
-                let to = vector.iov_base.cast::<u8>().wrapping_add(self.offset);
-                bytes.pipe.copy_out(bytes.base, bytes.position.wrapping_add(done as u64), to, take);
-                done += take;
-                self.offset += take;
-                if self.offset >= vector.iov_len {
-                    self.index += 1;
-                    self.offset = 0;
-                }
-            }
-        }
-        Ok(done)
-    }
-
-    fn rewind(&mut self) {
-        (self.index, self.offset) = (0, 0);
+impl Bytes<'_> {
+    /// Copies them into the program's buffers; returns how many. `EFAULT` for a null buffer before any.
+    ///
+    /// # Safety
+    /// The buffers are writable, and outside the ring.
+    unsafe fn copy(&self, to: &mut Vectors) -> Result<usize, Error> {
+        let copy = |to, done: usize, take| {
+            // SAFETY: the caller's; `each` stays within `self.len`.
+            unsafe { self.pipe.copy_out(self.base, self.position.wrapping_add(done as u64), to, take) }
+        };
+        // SAFETY: the caller's.
+        unsafe { to.each(self.len, copy) }
     }
 }
 
@@ -114,7 +82,7 @@ pub unsafe fn read(fd: c_int, bytes: *mut c_void, len: size_t) -> Outcome {
 pub unsafe fn readv(fd: c_int, vectors: *const iovec, count: c_int) -> Outcome {
     let count = usize::try_from(count).ok().filter(|n| *n <= MAX_VECTORS).ok_or(Error::Invalid)?;
     // SAFETY: the caller's.
-    if unsafe { Scatter::new(vectors, count).len() } == 0 && table::hold(fd).is_some() {
+    if unsafe { Vectors::new(vectors, count).len() } == 0 && table::hold(fd).is_some() {
         return Ok(0);
     }
     // SAFETY: the caller's.
@@ -185,7 +153,7 @@ pub unsafe fn recvmmsg(
 }
 
 unsafe fn scatter(fd: c_int, vectors: *const iovec, count: usize, wanted: c_int) -> Outcome {
-    let mut to = Scatter::new(vectors, count);
+    let mut to = Vectors::new(vectors, count);
     // SAFETY: the caller's.
     let total = unsafe { to.len() };
     if wanted & libc::MSG_ERRQUEUE != 0 && table::hold(fd).is_some() {
@@ -193,7 +161,7 @@ unsafe fn scatter(fd: c_int, vectors: *const iovec, count: usize, wanted: c_int)
     }
     if wanted & libc::MSG_OOB != 0 {
         // SAFETY: the caller's.
-        return urgent(fd, wanted, |bytes| unsafe { to.copy(bytes) });
+        return urgent(fd, wanted, |bytes| unsafe { bytes.copy(&mut to) });
     }
     pull(fd, wanted, total, |bytes, again| {
         if again {
@@ -203,7 +171,7 @@ unsafe fn scatter(fd: c_int, vectors: *const iovec, count: usize, wanted: c_int)
             return Ok(bytes.len);
         }
         // SAFETY: the caller's.
-        unsafe { to.copy(bytes) }
+        unsafe { bytes.copy(&mut to) }
     })
 }
 
@@ -281,14 +249,7 @@ pub(crate) fn pull(
                 }
                 continue;
             }
-            let ready = || held.has_data() || held.page().error.0.load(Ordering::Relaxed) != 0;
-            if held.end_streak() >= STREAM && token::pause(ready) || token::spin(ready) {
-                waited = None;
-                continue;
-            }
-            app.rx_waiters.fetch_add(1, Ordering::Relaxed);
-            if token::arm(fd, &held).unwrap_or(false) {
-                app.rx_waiters.fetch_sub(1, Ordering::Relaxed);
+            if look_again(fd, &held) {
                 waited = None;
                 continue;
             }

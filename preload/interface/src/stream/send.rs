@@ -1,5 +1,6 @@
 //! Sending: bytes into the transmit ring.
 
+use super::vectors::Vectors;
 use super::{asked, is_nonblocking, phase, take_error};
 use crate::outcome::{Error, Outcome, Reason, Stop};
 use crate::receive::not_ours;
@@ -26,49 +27,18 @@ pub(crate) struct Room<'m> {
     pub(crate) len: usize,
 }
 
-/// Buffers of the program, and how far they have been taken.
-pub(crate) struct Gather {
-    vectors: *const iovec,
-    count: usize,
-    index: usize,
-    offset: usize,
-}
-
-impl Gather {
-    pub(crate) fn new(vectors: *const iovec, count: usize) -> Self {
-        Gather { vectors, count, index: 0, offset: 0 }
-    }
-
-    /// Bytes in all.
-    unsafe fn len(&self) -> usize {
-        // SAFETY: the caller's: `count` vectors are the program's.
-        let lens = (0..self.count).map(|index| unsafe { (*self.vectors.add(index)).iov_len });
-        lens.fold(0usize, usize::saturating_add).min(MAX_BYTES)
-    }
-
-    /// Copies up to `room.len` bytes; returns how many. `EFAULT` for a null buffer before any.
-    unsafe fn copy(&mut self, room: &Room<'_>) -> Result<usize, Error> {
-        let mut done = 0;
-        while done < room.len && self.index < self.count {
-            // SAFETY: the caller's: `count` vectors, each describing readable memory outside the ring. Another thread may
-            // change a length meanwhile, so it is bounded by the room.
-            unsafe {
-                let vector = *self.vectors.add(self.index);
-                let take = vector.iov_len.saturating_sub(self.offset).min(room.len - done);
-                if take > 0 && vector.iov_base.is_null() {
-                    return if done > 0 { Ok(done) } else { Err(Error::Kernel(Errno(libc::EFAULT))) };
-                }
-                let from = vector.iov_base.cast::<u8>().cast_const().wrapping_add(self.offset);
-                room.pipe.copy_in(room.base, room.position.wrapping_add(done as u64), from, take);
-                done += take;
-                self.offset += take;
-                if self.offset >= vector.iov_len {
-                    self.index += 1;
-                    self.offset = 0;
-                }
-            }
-        }
-        Ok(done)
+impl Room<'_> {
+    /// Copies from the program's buffers into it; returns how many bytes. `EFAULT` for a null buffer before any.
+    ///
+    /// # Safety
+    /// The buffers are readable, and outside the ring.
+    unsafe fn fill(&self, from: &mut Vectors) -> Result<usize, Error> {
+        let copy = |from: *mut u8, done: usize, take| {
+            // SAFETY: the caller's; `each` stays within `self.len`.
+            unsafe { self.pipe.copy_in(self.base, self.position.wrapping_add(done as u64), from, take) }
+        };
+        // SAFETY: the caller's.
+        unsafe { from.each(self.len, copy) }
     }
 }
 
@@ -129,11 +99,11 @@ pub unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: 
 }
 
 unsafe fn gather(fd: c_int, vectors: *const iovec, count: usize, flags: c_int) -> Outcome {
-    let mut from = Gather::new(vectors, count);
+    let mut from = Vectors::new(vectors, count);
     // SAFETY: the caller's.
     let total = unsafe { from.len() };
     // SAFETY: the caller's.
-    push(fd, flags, total, |room| unsafe { from.copy(room) })
+    push(fd, flags, total, |room| unsafe { room.fill(&mut from) })
 }
 
 /// Puts `total` bytes into the ring, waiting for room as the flags say. `put` writes up to the room's length and says how

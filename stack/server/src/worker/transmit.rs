@@ -11,7 +11,7 @@ mod fragment;
 pub(super) use fragment::Resume;
 
 use super::path::{Fast, Key, Path};
-use super::{Worker, companion};
+use super::{Port, Worker, companion};
 use freena_ip::{MIN_V4, Pieces};
 use freena_shm_abi::{Record, endpoint::ip_of, record::flags};
 use freena_shm_ring::cursor::ConsumerCursor;
@@ -264,22 +264,7 @@ impl Worker {
                 gso: s.gso,
             })
             .collect();
-        let mut lost: Vec<(usize, io::Error)> = Vec::new();
-        let mut sent = vec![false; bursts.len()];
-        let mut at = 0;
-        while at < bursts.len() {
-            let port = staged[at].port;
-            let until = at + staged[at..].iter().take_while(|s| s.port == port).count();
-            match self.setup.ports[port].link.transmit(&bursts[at..until]) {
-                Ok(count) => sent[at..at + count].fill(true),
-                Err(error) => {
-                    // Gone for good: these datagrams are lost, as they are when a cable is cut.
-                    sent[at..until].fill(true);
-                    lost.push((port, error));
-                }
-            }
-            at = until;
-        }
+        let (sent, lost) = give(&mut self.setup.ports, &bursts, |at| staged[at].port);
         drop(bursts);
         stage.headers.clear();
         stage.chunks.clear();
@@ -417,6 +402,30 @@ impl Stage {
             fragment: None,
         });
     }
+}
+
+/// Bursts that their links took, by index, and links that failed for good.
+pub(super) type Given = (Vec<bool>, Vec<(usize, io::Error)>);
+
+/// Gives bursts to their links, neighbours for one link together. `port_of` tells whose one is. What is given to a link that
+/// fails for good counts as taken: it is lost, as when a cable is cut.
+pub(super) fn give(ports: &mut [Port], bursts: &[Burst<'_>], port_of: impl Fn(usize) -> usize) -> Given {
+    let mut lost = Vec::new();
+    let mut taken = vec![false; bursts.len()];
+    let mut at = 0;
+    while at < bursts.len() {
+        let port = port_of(at);
+        let until = at + (at..bursts.len()).take_while(|index| port_of(*index) == port).count();
+        match ports[port].link.transmit(&bursts[at..until]) {
+            Ok(count) => taken[at..at + count].fill(true),
+            Err(error) => {
+                taken[at..until].fill(true);
+                lost.push((port, error));
+            }
+        }
+        at = until;
+    }
+    (taken, lost)
 }
 
 fn header_of(record: &Record) -> Header {

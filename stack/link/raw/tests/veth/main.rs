@@ -37,11 +37,16 @@ fn socket(host: &Namespace, address: impl Into<SocketAddr>) -> UdpSocket {
     socket
 }
 
-/// Receives until a UDP datagram to [`PORT`] ends with `last`. The kernels talk to each other as well (ICMPv6).
+/// Receives until a UDP datagram to [`PORT`] ends with `last`.
 fn receive_until(link: &mut RawLink, last: &[u8]) -> Vec<Got> {
+    receive(link, |frames| frames.last().is_some_and(|frame| frame.data.ends_with(last)))
+}
+
+/// Receives frames to [`PORT`] until they are `enough`. The kernels talk to each other as well (ICMPv6).
+fn receive(link: &mut RawLink, enough: impl Fn(&[Got]) -> bool) -> Vec<Got> {
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut frames: Vec<Got> = Vec::new();
-    while !frames.last().is_some_and(|frame| frame.data.ends_with(last)) {
+    while !enough(&frames) {
         let keep = &mut |frame: freena_stack_api::Frame<'_>| {
             let transport = if frame.data[12..14] == [8, 0] { 34 } else { 54 };
             if frame.data.get(transport + 2..transport + 4) == Some(&PORT.to_be_bytes()[..]) {

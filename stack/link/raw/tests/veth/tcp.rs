@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use freena_link_raw::{FlowKey, Options, RawLink, SteeredInterface};
@@ -11,7 +11,7 @@ use freena_stack_api::{Burst, Chunk, Gso, Link, RxChecksum};
 use freena_tests::netns::{Pair, privileged};
 use freena_wire::{checksum, ethernet, ipv4, ipv6, protocol};
 
-use crate::{FAR, FAR6, Got, NEAR, PORT, open};
+use crate::{FAR, FAR6, Got, NEAR, PORT, open, receive};
 
 const NEAR6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1));
 const MSS: usize = 1448;
@@ -72,23 +72,9 @@ fn header(src: IpAddr, dst: IpAddr, payload: usize) -> (Vec<u8>, usize, Gso) {
 }
 
 /// Receives frames to [`PORT`] until their payloads make up `want` bytes.
-fn receive(link: &mut RawLink, l4: usize, want: usize) -> Vec<Got> {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    let mut frames: Vec<Got> = Vec::new();
-    while frames.iter().map(|frame| frame.data.len() - l4 - TCP).sum::<usize>() < want {
-        let keep = &mut |frame: freena_stack_api::Frame<'_>| {
-            if frame.data.get(l4 + 2..l4 + 4) == Some(&PORT.to_be_bytes()[..]) {
-                frames.push(Got {
-                    data: frame.data.to_vec(),
-                    checksum: frame.checksum,
-                    segment: frame.segment,
-                });
-            }
-        };
-        link.receive(64, keep).unwrap();
-        assert!(Instant::now() < deadline, "{} frames arrived", frames.len());
-    }
-    frames
+fn receive_bytes(link: &mut RawLink, l4: usize, want: usize) -> Vec<Got> {
+    let payload = |frame: &Got| frame.data.len() - l4 - TCP;
+    receive(link, |frames| frames.iter().map(payload).sum::<usize>() >= want)
 }
 
 #[test]
@@ -113,7 +99,7 @@ fn tcp_super_packets_are_sent_and_arrive() {
                 gso,
             };
             assert_eq!(near.transmit(&[burst]).unwrap(), 1);
-            let frames = receive(&mut far, l4, payload.len());
+            let frames = receive_bytes(&mut far, l4, payload.len());
             assert_eq!(frames.len(), 1, "a veth pair carries it whole");
             assert_eq!((frames[0].segment, frames[0].checksum), (MSS as u16, RxChecksum::MayBePartial));
             assert!(frames[0].data[l4 + TCP..] == payload);

@@ -51,7 +51,7 @@ fn silly_window_of_ours() {
 +0 size 4000
 +0 listen
 +0 < S 0:0(0) win 65535 mss 1000
-+0 > S. 0:0(0) ack 1 win 65535
++0 > S. 0:0(0) ack 1
 +0.1 < . 1:1(0) ack 1 win 1000
 +0 < P. 1:1001(1000) ack 1 win 1000
 +0 > . 1:1(0) ack 1001
@@ -59,9 +59,7 @@ fn silly_window_of_ours() {
 +0 > . 1:1(0) ack 2001
 +0 read 100
 +0 quiet
-"
-    .replace("+0 > S. 0:0(0) ack 1 win 65535", "+0 > S. 0:0(0) ack 1")
-    .as_str());
+");
 }
 
 /// RFC 9293 section 3.8.6: the window closes, and is told anew when the program reads.

@@ -4,6 +4,7 @@
 //! goes first in the next turn. What has no way yet, since the next hop's address is not known, waits until it is.
 
 use super::super::path::{Fast, Path as Way, Unresolved};
+use super::super::transmit::give;
 use super::engines::Outgoing;
 use super::{WAY_LIFETIME, Worker, driver, find_way};
 use crate::stream::Stream;
@@ -11,11 +12,11 @@ use freena_ip::MIN_V4;
 use freena_stack_api::{Burst, Chunk, Gso};
 use freena_tcp::IcmpError;
 use freena_wire::{checksum, ethernet, ipv4, ipv6};
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use std::{io, mem};
 
 /// Bursts staged at a time.
 const MAX_STAGED: usize = 64;
@@ -282,22 +283,7 @@ impl Worker {
                 gso: s.gso,
             })
             .collect();
-        let mut lost: Vec<(usize, io::Error)> = Vec::new();
-        let mut sent = vec![false; bursts.len()];
-        let mut at = 0;
-        while at < bursts.len() {
-            let port = staged[at].port;
-            let until = at + staged[at..].iter().take_while(|s| s.port == port).count();
-            match self.setup.ports[port].link.transmit(&bursts[at..until]) {
-                Ok(count) => sent[at..at + count].fill(true),
-                Err(error) => {
-                    // Gone for good: lost, as when a cable is cut.
-                    sent[at..until].fill(true);
-                    lost.push((port, error));
-                }
-            }
-            at = until;
-        }
+        let (sent, lost) = give(&mut self.setup.ports, &bursts, |at| staged[at].port);
         drop(bursts);
         let taken = sent.iter().filter(|sent| **sent).count();
         let mut sent = sent.into_iter();
