@@ -1,6 +1,10 @@
 """What epoll tells of a socket whose peer sends everything back: events.py PEER PORT. Prints a line for each thing that is
-as epoll(7) says, and fails at the first that is not."""
+as epoll(7) says, and fails at the first that is not; at last the port of its first socket and how many datagrams that has
+received, and waits for a line."""
+import fcntl
+import os
 import select
+import signal
 import socket
 import sys
 
@@ -20,7 +24,12 @@ def expect(what, got, wanted):
         sys.exit(f"{what}: {got}, expected {wanted}")
 
 
+asked = 0
+
+
 def ask(s, words=b"x"):
+    global asked
+    asked += 1
     s.sendto(words, peer)
 
 
@@ -60,6 +69,29 @@ for _ in range(50):
     expect("edge, one", drain(s), 1)
 print("edge")
 
+# An edge for each arrival, whether what came before was read or not; none for what is read.
+for _ in range(20):
+    ask(s)
+    expect("unread", e.poll(2), [(s.fileno(), IN)])
+    expect("unread, told already", e.poll(0.01), [])
+for _ in range(15):
+    s.recv(2000)
+    expect("reading is no edge", e.poll(0), [])
+for _ in range(1000):
+    ask(s)
+    expect("one comes, one is read", e.poll(2), [(s.fileno(), IN)])
+    s.recv(2000)
+expect("no edge, left", e.poll(0.05), [])
+e.modify(s, IN)
+expect("level, left", e.poll(0), [(s.fileno(), IN)])
+e.modify(s, IN | ET)
+expect("edge, registered anew", e.poll(0), [(s.fileno(), IN)])
+expect("left", drain(s), 5)
+expect("edge, drained", e.poll(0.05), [])
+e.modify(s, IN)
+expect("level, drained", e.poll(0.05), [])
+print("edge while unread")
+
 e.modify(s, IN | ONESHOT)
 ask(s)
 expect("oneshot", e.poll(2), [(s.fileno(), IN)])
@@ -68,6 +100,22 @@ e.modify(s, IN | ONESHOT)
 expect("oneshot, armed again", e.poll(2), [(s.fileno(), IN)])
 drain(s)
 print("oneshot")
+
+e.modify(s, IN | ET | ONESHOT)
+for _ in range(5):
+    ask(s)
+    expect("edge, oneshot", e.poll(2), [(s.fileno(), IN)])
+    ask(s)
+    expect("edge, oneshot, told", e.poll(0.05), [])
+    e.modify(s, IN | ET | ONESHOT)
+    expect("edge, oneshot, armed again", e.poll(2), [(s.fileno(), IN)])
+    e.modify(s, IN | ET | ONESHOT)
+    expect("edge, oneshot, unread", e.poll(2), [(s.fileno(), IN)])
+    e.modify(s, IN | ET | ONESHOT)
+    drain(s)
+    e.poll(0)
+    e.modify(s, IN | ET | ONESHOT)
+print("edge and oneshot")
 
 e.modify(s, IN)
 outer = select.epoll()
@@ -79,6 +127,16 @@ expect("inner", e.poll(0), [(s.fileno(), IN)])
 drain(s)
 expect("nested, drained", outer.poll(0.05), [])
 print("nested")
+
+outer.modify(e, IN | ET)
+outer.poll(0)
+for _ in range(20):
+    ask(s)
+    expect("nested edge, unread", outer.poll(2), [(e.fileno(), IN)])
+    expect("nested edge, told", outer.poll(0.01), [])
+expect("inner of nested edge", e.poll(0), [(s.fileno(), IN)])
+drain(s)
+print("nested edge")
 
 # Registered before it is bound, when it is not a framework socket yet; and with others of the kernel's.
 late = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -102,3 +160,18 @@ expect("a copy", p.poll(2000), [(copy.fileno(), select.POLLIN)])
 expect("select", select.select([copy, one], [copy], [], 2), ([copy], [copy], []))
 expect("drained", drain(copy), 1)
 print("mixed")
+
+# A signal for each arrival.
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])
+fcntl.fcntl(s, fcntl.F_SETOWN, os.getpid())
+fcntl.fcntl(s, fcntl.F_SETFL, fcntl.fcntl(s, fcntl.F_GETFL) | os.O_ASYNC)
+for _ in range(5):
+    ask(s)
+    if signal.sigtimedwait([signal.SIGIO], 2) is None:
+        sys.exit("no signal")
+    expect("one signal", signal.sigtimedwait([signal.SIGIO], 0.01), None)
+drain(s)
+print("signals")
+print(s.getsockname()[1])
+print(asked - 2, flush=True)
+sys.stdin.readline()

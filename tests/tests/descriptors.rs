@@ -1,10 +1,13 @@
 //! Descriptors as processes share, pass, inherit and watch them.
 
-use freena_tests::lab::{FAR4, Lab, NEAR4, Server, number};
+use freena_tests::binaries;
+use freena_tests::lab::{FAR4, Lab, NEAR4, Server, find_socket, number};
 use freena_tests::netns::privileged;
 use freena_tests::program::Program;
 use std::collections::BTreeSet;
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::thread;
 use std::time::Duration;
 
 const PORT: u16 = 7501;
@@ -115,12 +118,80 @@ fn epoll_tells_what_the_kernel_would() {
         let server = lab.near_server();
         let mut echo = lab.far_script("echo.py", &[&FAR4, &0]);
         let port = echo.expect("ready");
-        for (who, mut program) in [
-            ("bare", lab.near_script("events.py", &[&FAR4, &port])),
-            ("under freena", server.script("events.py", &[&FAR4, &port])),
-        ] {
-            let printed = program.succeed();
-            assert_eq!(printed, "level\nedge\noneshot\nnested\nmixed", "{who}");
+        for under_freena in [false, true] {
+            let mut program = match under_freena {
+                false => lab.near_script("events.py", &[&FAR4, &port]),
+                true => server.script("events.py", &[&FAR4, &port]),
+            };
+            for part in [
+                "level",
+                "edge",
+                "edge while unread",
+                "oneshot",
+                "edge and oneshot",
+                "nested",
+                "nested edge",
+                "mixed",
+                "signals",
+            ] {
+                assert_eq!(program.line(), part, "under freena: {under_freena}: {}", program.errors());
+            }
+            let [own, asked] = [0; 2].map(|_| program.line().parse().expect("a number"));
+            if under_freena {
+                let socket = server.socket(own);
+                assert_eq!(number(&socket, "rx_datagrams"), u64::from(asked), "{socket:#}");
+                assert_eq!(number(&socket, "rx_through_kernel"), 0, "{socket:#}");
+            } else {
+                let status = server.status();
+                assert!(find_socket(&status, own).is_none(), "{status:#}");
+            }
+            program.tell("");
+            program.succeed();
+        }
+    });
+}
+
+/// Serves one connection as `stream_events.py` wants it.
+fn serve(listener: &TcpListener) {
+    let (mut stream, _) = listener.accept().expect("a connection");
+    stream.set_nodelay(true).expect("an option");
+    let mut buffer = vec![0; 65536];
+    while let Ok(len @ 1..) = stream.read(&mut buffer) {
+        for byte in &buffer[..len] {
+            match byte {
+                b'e' => stream.write_all(b"e").expect("sent"),
+                b's' => thread::sleep(Duration::from_millis(300)),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn epoll_tells_edges_of_a_connection_as_the_kernel_would() {
+    privileged("epoll_tells_edges_of_a_connection_as_the_kernel_would", || {
+        let lab = Lab::new();
+        let server = lab.near_server();
+        for under_freena in [false, true] {
+            let listener = lab.pair.far.run(|| TcpListener::bind((FAR4, 0)).expect("a kernel listener"));
+            let port = listener.local_addr().expect("its name").port();
+            let peer = thread::spawn(move || serve(&listener));
+            let mut command = match under_freena {
+                false => lab.near(binaries::python()),
+                true => server.run_with("tcp", binaries::python()),
+            };
+            command.arg("-u").arg(binaries::script("stream_events.py")).args([FAR4, &port.to_string()]);
+            let mut program = Program::start(command);
+            program.expect("open");
+            let status = server.status();
+            let carried = status["connections"].as_array().expect("a list").len();
+            assert_eq!(carried, usize::from(under_freena), "{status:#}");
+            program.tell("");
+            for part in ["in", "out", "end"] {
+                assert_eq!(program.line(), part, "under freena: {under_freena}: {}", program.errors());
+            }
+            program.succeed();
+            peer.join().expect("the peer");
         }
     });
 }

@@ -106,7 +106,7 @@ impl Reader {
         if !packets.is_empty() {
             return Ok(packets);
         }
-        let word = &self.memory.page().rx_wake.0;
+        let word = &self.memory.page().rx_wake.0.token;
         wake::arm(word);
         let packets = self.read()?;
         if !packets.is_empty() {
@@ -117,7 +117,7 @@ impl Reader {
             if self.receive(&mut token, libc::MSG_DONTWAIT)? == 0 {
                 return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "freena-stack has ended"));
             }
-            wake::token_taken(&self.memory.page().rx_wake.0, false);
+            wake::token_taken(&self.memory.page().rx_wake.0.token, false);
         }
         self.read()
     }

@@ -144,7 +144,7 @@ fn note_status(fd: c_int, held: &Held, flags: c_int) {
     }
     if flags & libc::O_ASYNC != 0 {
         // The signal is sent when the kernel sees the token.
-        token::make_exact(fd, held);
+        token::make_eager(fd, held);
     }
 }
 

@@ -2,13 +2,14 @@
 //! socket behind the number, and the kernel knows registrations by socket.
 
 use crate::outcome::{Outcome, Reason, Stop};
+use crate::socket::Held;
 use crate::table::{self, Entry};
 use crate::token;
 use core::ffi::c_int;
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
-use freena_preload_control::exclusive;
-use freena_preload_control::sys;
-use libc::{EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, epoll_event};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use freena_preload_control::sys::{self, Errno};
+use freena_preload_control::{exclusive, settings};
+use libc::{EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLHUP, epoll_event};
 
 /// Registrations of candidates that can be kept at a time.
 const MAX: usize = 1024;
@@ -30,6 +31,8 @@ static REGISTRATIONS: [Registration; MAX] = [const {
     }
 }; MAX];
 static IN_USE: AtomicU32 = AtomicU32::new(0);
+/// Whether an instance was ever watched for edges by another one.
+static NESTED: AtomicBool = AtomicBool::new(false);
 
 fn of(fd: c_int) -> impl Iterator<Item = &'static Registration> {
     let any = IN_USE.load(Ordering::Relaxed) != 0;
@@ -47,6 +50,15 @@ fn forget_one(registration: &Registration) {
 /// The pointer is the program's.
 pub unsafe fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> Outcome {
     match table::get(fd) {
+        Entry::Untracked if op != EPOLL_CTL_DEL && settings::get().is_active() => {
+            // SAFETY: the kernel checks the program's pointer.
+            unsafe { sys::epoll_ctl(epfd, op, fd, event) }?;
+            // SAFETY: the kernel has just read it.
+            if unsafe { event.as_ref() }.is_some_and(is_edge) && is_instance(fd, epfd) {
+                nest();
+            }
+            Ok(0)
+        }
         Entry::Untracked => Err(Stop::Bypass(Reason::Untracked)),
         Entry::Framework(_) => {
             // SAFETY: the kernel checks the program's pointer.
@@ -54,7 +66,8 @@ pub unsafe fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_eve
             if (op == EPOLL_CTL_ADD || op == EPOLL_CTL_MOD)
                 && let Some(held) = table::hold(fd)
             {
-                token::make_exact(fd, &held);
+                // SAFETY: the kernel has just read it.
+                watch(fd, &held, unsafe { event.as_ref() }.map_or(0, |event| event.events));
             }
             Ok(0)
         }
@@ -65,6 +78,40 @@ pub unsafe fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_eve
             note(epfd, op, fd, unsafe { event.as_ref() });
             Ok(0)
         }
+    }
+}
+
+fn is_edge(event: &epoll_event) -> bool {
+    event.events & EPOLLET as u32 != 0
+}
+
+/// Whether `fd` is an epoll instance, not just any descriptor that `epfd` watches.
+fn is_instance(fd: c_int, epfd: c_int) -> bool {
+    // `epfd` cannot be in it, as that would be a loop: an instance says so (ENOENT), anything else that it is none (EINVAL).
+    // SAFETY: no event is needed to remove one.
+    let refused = unsafe { sys::epoll_ctl(fd, EPOLL_CTL_DEL, epfd, core::ptr::null()) };
+    refused == Err(Errno(libc::ENOENT))
+}
+
+/// An instance is watched for edges by another one, which the kernel tells of each arrival at each socket of the inner one.
+#[cold]
+fn nest() {
+    NESTED.store(true, Ordering::SeqCst);
+    for fd in table::tracked(0, u32::MAX) {
+        if let Some(held) = table::hold(fd)
+            && held.app().polled.load(Ordering::Relaxed) != 0
+        {
+            token::make_eager(fd, &held);
+        }
+    }
+}
+
+/// A framework socket is watched for `events`.
+pub(crate) fn watch(fd: c_int, held: &Held, events: u32) {
+    if events & EPOLLET as u32 != 0 || NESTED.load(Ordering::Relaxed) {
+        token::make_eager(fd, held);
+    } else {
+        token::make_exact(fd, held);
     }
 }
 
@@ -105,10 +152,10 @@ pub fn leave(fd: c_int) {
     }
 }
 
-/// After a takeover: puts the number back, and forgets the registrations, which are the kernel's affair now. Whether there
-/// were any.
-pub fn enter_again(fd: c_int) -> bool {
-    let mut any = false;
+/// After a takeover: puts the number back, and forgets the registrations, which are the kernel's affair now. Returns the
+/// events of all of them, if there were any.
+pub fn enter_again(fd: c_int) -> Option<u32> {
+    let mut watched = None;
     for registration in of(fd) {
         let epfd = registration.epfd.load(Ordering::Relaxed);
         let event = epoll_event {
@@ -118,9 +165,9 @@ pub fn enter_again(fd: c_int) -> bool {
         // SAFETY: `event` is readable.
         let _ = unsafe { sys::epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &event) };
         forget_one(registration);
-        any = true;
+        watched = Some(watched.unwrap_or(0) | event.events);
     }
-    any
+    watched
 }
 
 /// A candidate, or an epoll instance, is closed.

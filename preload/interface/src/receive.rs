@@ -401,7 +401,7 @@ fn take(
             held.note_empty(false);
             held.note_received(taken);
             if held.has_data() {
-                token::wake_another(fd, held);
+                token::leave(fd, held, &side);
             } else {
                 token::settle(fd, held, &side, false);
             }

@@ -274,8 +274,8 @@ fn install(
     options::copy_timeout(fd, end, libc::SO_SNDTIMEO);
     replace(end, table::duplicates(candidate), |number, polled| {
         table::set_framework(number, held.clone());
-        if polled {
-            token::make_exact(number, &held);
+        if let Some(events) = polled {
+            epoll::watch(number, &held, events);
         }
     })
 }
@@ -290,12 +290,12 @@ pub(crate) fn place(fd: c_int, held: Held) {
     table::set_framework(fd, held);
 }
 
-/// Puts `new` under each of the numbers, which keep their close-on-exec flag; `note` notes it, and whether
-/// an epoll instance watches it.
+/// Puts `new` under each of the numbers, which keep their close-on-exec flag; `note` notes it, and for what
+/// epoll instances watch it, if any does.
 fn replace(
     new: c_int,
     numbers: impl Iterator<Item = c_int>,
-    note: impl Fn(c_int, bool),
+    note: impl Fn(c_int, Option<u32>),
 ) -> Result<(), Errno> {
     let mut result = Err(Errno(libc::EBADF));
     for number in numbers {
@@ -347,7 +347,7 @@ fn copy_status(from: c_int, flags: c_int, to: c_int, held: &Held) -> Result<(), 
     }
     sys::fcntl(to, libc::F_SETFL, flags as usize)?;
     if flags & libc::O_ASYNC != 0 {
-        token::make_exact(to, held);
+        token::make_eager(to, held);
     }
     Ok(())
 }

@@ -39,6 +39,9 @@ const PAUSE_NANOSECONDS: i64 = 20_000;
 /// Pauses before the ordinary way of waiting.
 const PAUSES: u32 = 2;
 
+/// So many tokens sent for edges are worth looking whether the queue can do with fewer.
+const MANY_EDGES: u32 = 64;
+
 static EPOLL_IN_USE: AtomicBool = AtomicBool::new(false);
 
 /// Whether a framework socket was ever given to an epoll instance.
@@ -119,13 +122,41 @@ pub fn fill(fd: c_int, held: &Held) {
 }
 
 /// Lets another thread that waits have a token too.
-pub fn wake_another(fd: c_int, held: &Held) {
+fn wake_another(fd: c_int, held: &Held) {
     let app = held.app();
     if app.rx_waiters.load(Ordering::Relaxed) > 0
         && app.status.fetch_or(status::NOTIFIED, Ordering::Relaxed) & status::NOTIFIED == 0
     {
         app.status.fetch_or(status::EXTRA, Ordering::Relaxed);
         message(fd, held, b"t");
+    }
+}
+
+/// Something was taken out of the rings, and more is left: lets another thread that waits have a token too, and keeps few
+/// of those that were sent for edges.
+pub(crate) fn leave(fd: c_int, held: &Held, _side: &RxSide<'_>) {
+    wake_another(fd, held);
+    let wake = &held.page().rx_wake.0;
+    let edges = wake.edges.load(Ordering::Relaxed);
+    if edges.wrapping_sub(wake.thinned.load(Ordering::Relaxed)) >= MANY_EDGES {
+        wake.thinned.store(edges, Ordering::Relaxed);
+        thin(fd);
+    }
+}
+
+/// Takes all tokens but one: the queue holds no more than the server's send buffer allows, and an edge needs room in it.
+#[cold]
+fn thin(fd: c_int) {
+    let mut count: c_int = 0;
+    let mut byte = [0u8; 8];
+    // A token is one byte, and FIONREAD of such a socket tells all that lies in the queue (unix_inq_len).
+    // SAFETY: `count` is writable.
+    if unsafe { sys::ioctl(fd, libc::FIONREAD as usize, (&raw mut count).addr()) }.is_ok() {
+        for _ in 1..count {
+            if sys::recv(fd, &mut byte, libc::MSG_DONTWAIT).is_err() {
+                return;
+            }
+        }
     }
 }
 
@@ -145,8 +176,8 @@ fn is_wanted(held: &Held) -> bool {
 #[inline]
 pub fn lock_rx(fd: c_int, held: &Held) -> Result<RxSide<'_>, Error> {
     let side = held.lock_rx()?;
-    if side.is_inherited() && held.page().rx_wake.0.load(Ordering::Relaxed) == wake::SENT {
-        wake::token_taken(&held.page().rx_wake.0, true);
+    if side.is_inherited() && held.page().rx_wake.0.token.load(Ordering::Relaxed) == wake::SENT {
+        wake::token_taken(&held.page().rx_wake.0.token, true);
         if held.has_data() {
             message(fd, held, b"k");
         }
@@ -157,7 +188,7 @@ pub fn lock_rx(fd: c_int, held: &Held) -> Result<RxSide<'_>, Error> {
 /// The rings are empty: takes tokens that lie in the queue, asks for the next one if it is wanted. `force`: the queue
 /// is known to hold one, whatever the word says. Returns whether something has arrived meanwhile.
 pub fn settle(fd: c_int, held: &Held, _side: &RxSide<'_>, force: bool) -> bool {
-    let word = &held.page().rx_wake.0;
+    let word = &held.page().rx_wake.0.token;
     let state = word.load(Ordering::Relaxed);
     let extra = held.app().status.load(Ordering::Relaxed) & status::EXTRA != 0;
     if state == wake::SENT || force || extra {
@@ -212,7 +243,7 @@ pub fn arm(fd: c_int, held: &Held) -> Result<bool, Error> {
     if held.has_data() || held.page().error.0.load(Ordering::Relaxed) != 0 {
         return Ok(true);
     }
-    let word = &held.page().rx_wake.0;
+    let word = &held.page().rx_wake.0.token;
     if settle(fd, held, &side, false) {
         return Ok(true);
     }
@@ -232,11 +263,19 @@ pub fn make_exact(fd: c_int, held: &Held) {
     held.app().polled.store(1, Ordering::SeqCst);
     let Ok(side) = lock_rx(fd, held) else { return };
     if held.has_data() || held.page().error.0.load(Ordering::Relaxed) != 0 {
-        wake::arm(&held.page().rx_wake.0);
+        wake::arm(&held.page().rx_wake.0.token);
         message(fd, held, b"k");
     } else {
         settle(fd, held, &side, false);
     }
+}
+
+/// As [`make_exact`], where each arrival has to be an event of its own: edge-triggered epoll, `O_ASYNC`.
+pub fn make_eager(fd: c_int, held: &Held) {
+    // Tokens may lie there that the word does not tell of.
+    held.app().status.fetch_or(status::EXTRA, Ordering::Relaxed);
+    held.page().rx_wake.0.eager.store(1, Ordering::SeqCst);
+    make_exact(fd, held);
 }
 
 /// Looks again and again, for as long as the settings say, whether `ready`; gives way to other threads in between.

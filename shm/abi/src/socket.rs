@@ -50,6 +50,21 @@ pub struct RxCursors {
     pub head: Line<AtomicU64>,
 }
 
+/// The readiness token, and what those want of it who wait for edges.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct RxWake {
+    /// State of the token; see `freena_shm_ring::wake`. Both write it.
+    pub token: AtomicU32,
+    /// Written by the program: 1 where each arrival has to be an event of its own, also while older data lie unread
+    /// (`EPOLLET`, `O_ASYNC`). The server sends one more token then.
+    pub eager: AtomicU32,
+    /// Written by the server: how many such tokens it has sent.
+    pub edges: AtomicU32,
+    /// Written by the program: value of `edges` when it last took the ones too many out of the queue.
+    pub thinned: AtomicU32,
+}
+
 /// The page.
 #[derive(Debug, Default)]
 #[repr(C, align(4096))]
@@ -63,8 +78,8 @@ pub struct SocketPage {
     /// 1 when the server does not look at the transmit ring and wants a kick; see `freena_shm_ring::kick`. The server
     /// sets it, the program clears it.
     pub tx_kick: Line<AtomicU32>,
-    /// State of the readiness token; see `freena_shm_ring::wake`. Both write it.
-    pub rx_wake: Line<AtomicU32>,
+    /// The readiness token.
+    pub rx_wake: Line<RxWake>,
     /// Pending error, an errno, 0 for none (`SO_ERROR`). The server sets it, the program takes it.
     pub error: Line<AtomicU32>,
     /// Cursors of the receive rings, of which the first `geometry.rx_rings` are in use.

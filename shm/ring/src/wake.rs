@@ -28,6 +28,12 @@ pub fn take_request(wake: &AtomicU32) -> bool {
         && wake.compare_exchange(ARMED, SENT, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
 
+/// Server, after publishing data for which [`take_request`] saw no request: whether a token lies in the queue already. The
+/// kernel's epoll tells no edge then, unless another message is sent.
+pub fn is_sent(wake: &AtomicU32) -> bool {
+    wake.load(Ordering::Relaxed) == SENT
+}
+
 /// Program: ask for a token with the next delivery, unless one is there already. The ring must be examined once more
 /// afterwards. Returns the state before.
 pub fn arm(wake: &AtomicU32) -> u32 {

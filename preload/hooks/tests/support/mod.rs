@@ -445,7 +445,13 @@ impl Carried {
             }
             producer.publish();
         }
-        self.send_token_if_wanted();
+        let wake = &self.mapping.page().rx_wake.0;
+        if wake::take_request(&wake.token) {
+            self.send_token();
+        } else if wake.eager.load(Ordering::Relaxed) != 0 && wake::is_sent(&wake.token) {
+            wake.edges.fetch_add(1, Ordering::Relaxed);
+            self.send_token();
+        }
     }
 
     fn has_unread(&self) -> bool {
@@ -454,7 +460,7 @@ impl Carried {
     }
 
     fn send_token_if_wanted(&self) {
-        if wake::take_request(&self.mapping.page().rx_wake.0) {
+        if wake::take_request(&self.mapping.page().rx_wake.0.token) {
             self.send_token();
         }
     }

@@ -339,7 +339,7 @@ impl Flow {
     }
 
     fn token(&self) {
-        if wake::take_request(&self.mapping.page().rx_wake.0) {
+        if wake::take_request(&self.mapping.page().rx_wake.0.token) {
             self.send_token();
         }
     }

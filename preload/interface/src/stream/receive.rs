@@ -362,7 +362,7 @@ fn take_available(
             if call.done == call.total || taken < len {
                 held.note_empty(false);
                 if unread(held) > 0 {
-                    token::wake_another(fd, held);
+                    token::leave(fd, held, side);
                 } else if !ended {
                     token::settle(fd, held, side, false);
                 }

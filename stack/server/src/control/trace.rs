@@ -93,7 +93,7 @@ impl Watcher for Trace {
         let Some(cursor) = self.cursors.get(place.worker) else { return };
         let mut cursor = cursor.lock().unwrap_or_else(PoisonError::into_inner);
         Producer::new(self.memory.rx(place.worker), &mut cursor).publish();
-        if wake::take_request(&self.memory.page().rx_wake.0) {
+        if wake::take_request(&self.memory.page().rx_wake.0.token) {
             // A full queue is readable already; a closed one is reported to the control thread.
             let _ = sys::send(self.end.as_fd(), b"r");
         }

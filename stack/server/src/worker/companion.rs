@@ -42,7 +42,10 @@ impl Worker {
                             slot.write(0, &self.scratch[..len]);
                             socket.stats.rx_kernel.add(1);
                         }
-                        Err(_) => socket.stats.rx_dropped.add(1),
+                        Err(_) => {
+                            socket.stats.rx_dropped.add(1);
+                            continue;
+                        }
                     }
                 }
                 Err(libc::EAGAIN) => break,

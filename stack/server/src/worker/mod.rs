@@ -420,7 +420,7 @@ impl Worker {
                 let channel = socket.memory.rx(ring);
                 channel.has_data(channel.head().load(std::sync::atomic::Ordering::Acquire))
             });
-        if pending && (wake::take_request(&page.rx_wake.0) || forced) {
+        if pending && (wake::take_request(&page.rx_wake.0.token) || forced) {
             send_token(socket);
         }
     }

@@ -14,11 +14,12 @@ use super::{Worker, send_token};
 use crate::mirror::LOOPBACK_IFINDEX;
 use crate::sys::{self, Epoll};
 use freena_ip::Reassembler;
-use freena_shm_abi::{Record, endpoint::octets_of, record::flags};
+use freena_shm_abi::{Record, endpoint::octets_of, record::flags, socket::RxWake};
 use freena_shm_ring::{Producer, wake};
 use freena_stack_api::{Frame, RxChecksum};
 use freena_udp::{Datagram, Udp};
 use freena_wire::{Packet, parse_frame, protocol};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 impl Worker {
@@ -67,11 +68,22 @@ impl Worker {
             producer.publish();
             let half = u64::from(memory.sizes().rx) / 2;
             self.pressed |= producer.free(half as usize) < half;
-            if wake::take_request(&memory.page().rx_wake.0) {
+            let wake = &memory.page().rx_wake.0;
+            if wake::take_request(&wake.token) || wants_edge(wake) {
                 send_token(&local.socket);
             }
         }
     }
+}
+
+/// Whether data that have just been published, while a token for older ones lies in the queue, have to be told by one more.
+/// Counts it. What does not fit into the queue is not told: the kernel drops what its own queue does not take, untold.
+pub(super) fn wants_edge(wake: &RxWake) -> bool {
+    let wants = wake.eager.load(Ordering::Relaxed) != 0 && wake::is_sent(&wake.token);
+    if wants {
+        wake.edges.fetch_add(1, Ordering::Relaxed);
+    }
+    wants
 }
 
 /// Takes the frames of one link.

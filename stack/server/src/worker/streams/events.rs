@@ -3,6 +3,7 @@
 //! Order matters, since programs read without locks: bytes are published before the state that says that nothing follows
 //! them, and the error is stored before the state that makes a program look for it.
 
+use super::super::receive::wants_edge;
 use super::table::{Connection, Remains};
 use super::{MAX_TIME_WAIT, Worker, programs};
 use crate::stream::Stream;
@@ -160,7 +161,8 @@ impl Worker {
             return;
         }
         let stream = connection.stream.clone();
-        if connection.arrived != connection.rx.tail {
+        let more = connection.arrived != connection.rx.tail;
+        if more {
             connection.rx.publish(&stream.memory.rx_pipe(), connection.arrived);
         }
         let state = streams.engines.state(handle).map_or(state::CLOSED, number_of);
@@ -169,7 +171,8 @@ impl Worker {
         if before != state {
             told.state.store(state, Ordering::Release);
         }
-        if wake::take_request(&stream.memory.page().rx_wake.0) {
+        let wake = &stream.memory.page().rx_wake.0;
+        if wake::take_request(&wake.token) || more && wants_edge(wake) {
             send_token(&stream);
         }
         if connection.peer_closed && !connection.peer_closed_told {
@@ -212,7 +215,7 @@ impl Worker {
         let pending = page.error.0.load(Ordering::Relaxed) != 0
             || state::is_end_of_file(told)
             || programs::read_position(connection) != Some(connection.rx.tail);
-        if pending && (wake::take_request(&page.rx_wake.0) || forced) {
+        if pending && (wake::take_request(&page.rx_wake.0.token) || forced) {
             send_token(stream);
         }
     }
@@ -234,7 +237,7 @@ pub(super) fn fail(stream: &Stream, errno: i32) {
 fn announce(stream: &Stream, state: u32) {
     let page = stream.memory.page();
     page.stream.told.state.store(state, Ordering::Release);
-    if wake::take_request(&page.rx_wake.0) {
+    if wake::take_request(&page.rx_wake.0.token) {
         send_token(stream);
     }
 }
