@@ -5,6 +5,7 @@ mod control;
 mod install;
 mod measure;
 mod program;
+mod protocols;
 mod run;
 mod settings;
 mod status;

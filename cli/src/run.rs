@@ -14,7 +14,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE.xml", conflicts_with = "protocol", required_unless_present = "protocol")]
     config: Option<PathBuf>,
 
-    /// Protocols for the sockets of their types, in place of a configuration: tcp, udp, or a list of both
+    /// Protocols for the sockets of their types, in place of a configuration: tcp, udp, a protocol library's name, or
+    /// what the kernel has: mptcp, udp-lite, sctp. Of several for streams the first is for connecting, all for listening
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     protocol: Vec<String>,
 
@@ -40,9 +41,9 @@ pub(crate) struct Args {
 /// The settings are not valid, or the program cannot be started or reached.
 pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
     let settings = match &args.config {
-        Some(path) => settings::for_file(path)?,
+        Some(path) => settings::for_file(path, &args.control.control)?,
         // clap demands one of the two.
-        None => settings::for_protocols(args.protocol.iter().map(String::as_str))?,
+        None => settings::for_protocols(args.protocol.iter().map(String::as_str), &args.control.control)?,
     };
     let mut words = settings.0;
     if let Some(spin_us) = args.spin_us {

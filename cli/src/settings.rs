@@ -1,55 +1,58 @@
-//! From a configuration, or a protocol's name, to the settings that the preload library reads.
+//! From a configuration, or protocols' names, to the settings that the preload library reads.
 //!
 //! XML is parsed here and by the server, never inside the program.
 
-use freena_config::{Configuration, Library, ProtocolName, SocketType};
+use crate::protocols::{Kernels, Libraries};
+use freena_config::{Configuration, Library, Protocol, ProtocolName, SocketType};
+use freena_shm_abi::control::MAX_PROTOCOLS;
 use std::path::Path;
 
 /// Settings in the form of `FREENA_SETTINGS`: words of `key=value`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settings(pub(crate) String);
 
-/// Settings for `--protocol NAMES`: sockets of each protocol's type use it, all others stay with the kernel.
+/// One protocol, ready to be named in the settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chosen {
+    /// Of the server: its IP protocol number.
+    Server(u8),
+    /// What the kernel gives who asks for none.
+    Kernel,
+    /// Another one of the kernel's: what socket(2) takes.
+    Other(i32),
+}
+
+const TCP: Chosen = Chosen::Server(libc::IPPROTO_TCP as u8);
+const UDP: Chosen = Chosen::Server(libc::IPPROTO_UDP as u8);
+
+/// Settings for `--protocol NAMES`: sockets of each protocol's type use it, all others stay with the kernel. `server` is
+/// asked for the names that are not known here.
 ///
 /// # Errors
-/// A protocol is not known, or not built yet.
-pub(crate) fn for_protocols<'n>(names: impl IntoIterator<Item = &'n str>) -> miette::Result<Settings> {
-    let mut carried = Carried::default();
+/// A protocol is not known, cannot be used, or not together with the others.
+pub(crate) fn for_protocols<'n>(
+    names: impl IntoIterator<Item = &'n str>,
+    server: &Path,
+) -> miette::Result<Settings> {
+    let (mut datagram, mut stream) = (Vec::new(), Vec::new());
     for name in names {
         match name.to_ascii_lowercase().as_str() {
-            "udp" => carried.datagram = true,
-            "tcp" => carried.stream = true,
-            _ => {
-                return Err(miette::miette!(
-                    "found protocol `{name}`, expected `tcp` or `udp`: freena-stack {} has no other",
-                    env!("CARGO_PKG_VERSION")
-                ));
-            }
+            "udp" => datagram.push(UDP),
+            "tcp" => stream.push(TCP),
+            "udp-lite" => datagram.push(Chosen::Other(Kernels::UDP_LITE.check()?.number)),
+            "mptcp" => stream.push(Chosen::Other(Kernels::MPTCP.check()?.number)),
+            "sctp" => stream.push(Chosen::Other(Kernels::SCTP.check()?.number)),
+            _ => stream.push(Chosen::Server(Libraries::of(server)?.number(name, None)?)),
         }
     }
-    Ok(carried.settings())
+    settings(&datagram, &stream).map_err(|words| miette::miette!("--protocol: {words}"))
 }
 
-/// Which kinds of socket the framework carries.
-#[derive(Clone, Copy, Default)]
-struct Carried {
-    datagram: bool,
-    stream: bool,
-}
-
-impl Carried {
-    fn settings(self) -> Settings {
-        let datagram = if self.datagram { "udp" } else { "kernel" };
-        let stream = if self.stream { "tcp" } else { "kernel" };
-        Settings(format!("v=1 datagram={datagram} stream={stream}"))
-    }
-}
-
-/// Settings for `--config FILE`.
+/// Settings for `--config FILE`; `server` is asked for the protocols of libraries.
 ///
 /// # Errors
-/// The file cannot be read or is not valid, or asks for what this version does not have.
-pub(crate) fn for_file(path: &Path) -> miette::Result<Settings> {
+/// The file cannot be read or is not valid, or asks for what there is not.
+pub(crate) fn for_file(path: &Path, server: &Path) -> miette::Result<Settings> {
     let configuration = Configuration::from_file(path)?;
     if let Some(service) = configuration.services().first() {
         // Starting the program anyway would send in the clear what the file asks to have encrypted.
@@ -60,70 +63,93 @@ pub(crate) fn for_file(path: &Path) -> miette::Result<Settings> {
             env!("CARGO_PKG_VERSION"),
         ));
     }
-    Ok(Carried {
-        datagram: is_carried(&configuration, SocketType::Datagram, &ProtocolName::Udp, path)?,
-        stream: is_carried(&configuration, SocketType::Stream, &ProtocolName::Tcp, path)?,
-    }
-    .settings())
+    let datagram = of_type(&configuration, SocketType::Datagram, path, server)?;
+    let stream = of_type(&configuration, SocketType::Stream, path, server)?;
+    settings(&datagram, &stream).map_err(|words| miette::miette!("{}: {words}", path.display()))
 }
 
-/// Whether sockets of a type are to use the framework's `own` protocol; the kernel's where nothing is said.
-fn is_carried(
+/// The protocols for sockets of a type: the default, then the options.
+fn of_type(
     configuration: &Configuration,
     kind: SocketType,
-    own: &ProtocolName,
     path: &Path,
-) -> miette::Result<bool> {
-    let Some(protocol) = configuration.protocols_for(kind).default else { return Ok(false) };
-    match protocol.library() {
-        Library::Kernel => Ok(false),
-        Library::Framework if protocol.name() == own => Ok(true),
-        _ => Err(miette::miette!(
-            "{}: {kind} sockets are to use `{}`, which freena-stack {} does not have: it has {own} of its own (no `lib`) and the kernel's (`lib=\"kernel\"`)",
+    server: &Path,
+) -> miette::Result<Vec<Chosen>> {
+    let choice = configuration.protocols_for(kind);
+    let default = choice.default.map_or(Ok(Chosen::Kernel), |protocol| choose(protocol, path, server));
+    let options = choice.options.into_iter().map(|protocol| choose(protocol, path, server));
+    std::iter::once(default).chain(options).collect()
+}
+
+fn choose(protocol: &Protocol, path: &Path, server: &Path) -> miette::Result<Chosen> {
+    let kind = protocol.socket_type();
+    match (protocol.library(), protocol.name(), kind) {
+        (Library::Framework, ProtocolName::Tcp, SocketType::Stream) => Ok(TCP),
+        (Library::Framework, ProtocolName::Udp, SocketType::Datagram) => Ok(UDP),
+        (Library::Framework, name, _) => Err(miette::miette!(
+            "{}: {kind} sockets are to use `{name}`, which freena-stack {} does not have: it has TCP and UDP of its own (no `lib`), those of libraries, and the kernel's (`lib=\"kernel\"`)",
             path.display(),
-            protocol.name(),
             env!("CARGO_PKG_VERSION"),
+        )),
+        (Library::Kernel, ProtocolName::Mptcp, _) => Ok(Chosen::Other(Kernels::MPTCP.check()?.number)),
+        (Library::Kernel, ProtocolName::UdpLite, _) => Ok(Chosen::Other(Kernels::UDP_LITE.check()?.number)),
+        (Library::Kernel, ProtocolName::Sctp, SocketType::Stream) => {
+            Ok(Chosen::Other(Kernels::SCTP.check()?.number))
+        }
+        (Library::Kernel, ProtocolName::Quic, _) => {
+            Err(miette::miette!("{}: the kernel has no QUIC", path.display()))
+        }
+        // What socket(2) gives anyway.
+        (Library::Kernel, ..) => Ok(Chosen::Kernel),
+        (Library::File(file), name, SocketType::Stream) => Libraries::of(server)?
+            .number(name.as_str(), Some(file.as_str()))
+            .map(Chosen::Server)
+            .map_err(|error| miette::miette!("{}: {error}", path.display())),
+        (Library::File(file), name, _) => Err(miette::miette!(
+            "{}: {kind} sockets are to use `{name}` of {file}, but libraries carry stream sockets only",
+            path.display(),
+            file = file.as_str(),
         )),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn for_text(name: &str, protocols: &str) -> miette::Result<Settings> {
-        let path = std::env::temp_dir().join(format!("freena-settings-{}-{name}.xml", std::process::id()));
-        let text =
-            format!("<configuration application=\"test\"><protocols>{protocols}</protocols></configuration>");
-        std::fs::write(&path, text).unwrap();
-        let settings = for_file(&path);
-        std::fs::remove_file(&path).unwrap();
-        settings
+/// Names what was chosen for each type, the default first; nothing chosen means the kernel's.
+///
+/// # Errors
+/// What cannot be together.
+fn settings(datagram: &[Chosen], stream: &[Chosen]) -> Result<Settings, String> {
+    let mut words = format!("v=1 datagram={} stream={}", list(datagram)?, list(stream)?);
+    if stream.len() > 1 && stream[0] == Chosen::Kernel {
+        words.push_str(" connect=kernel");
     }
+    Ok(Settings(words))
+}
 
-    #[test]
-    fn each_protocol_is_for_the_sockets_of_its_type() {
-        let words = |names: &[&str]| for_protocols(names.iter().copied()).unwrap().0;
-        assert_eq!(words(&["udp"]), "v=1 datagram=udp stream=kernel");
-        assert_eq!(words(&["TCP"]), "v=1 datagram=kernel stream=tcp");
-        assert_eq!(words(&["udp", "tcp"]), "v=1 datagram=udp stream=tcp");
-        let error = for_protocols(["udp", "sctp"]).unwrap_err().to_string();
-        assert!(error.contains("found protocol `sctp`, expected `tcp` or `udp`"), "{error}");
+/// The protocols of the server, or what the kernel is to give. The kernel's TCP beside others needs no word: a listener
+/// always takes its peers too.
+fn list(chosen: &[Chosen]) -> Result<String, String> {
+    let mut numbers: Vec<String> = Vec::new();
+    for one in chosen {
+        match one {
+            Chosen::Other(number) if chosen.len() == 1 => return Ok(format!("kernel:{number}")),
+            Chosen::Other(number) => {
+                return Err(format!(
+                    "protocol {number} of the kernel cannot be one of several: it has to be alone for its type of socket"
+                ));
+            }
+            Chosen::Server(number) if numbers.contains(&number.to_string()) => {
+                return Err(format!("protocol {number} is named twice"));
+            }
+            Chosen::Server(number) => numbers.push(number.to_string()),
+            Chosen::Kernel => {}
+        }
     }
-
-    #[test]
-    fn a_file_says_it_for_each_type() {
-        let words = |name, text| for_text(name, text).unwrap().0;
-        assert_eq!(
-            words("both", r#"<default name="UDP"/><default name="TCP"/>"#),
-            "v=1 datagram=udp stream=tcp"
-        );
-        assert_eq!(words("one", r#"<default name="TCP"/>"#), "v=1 datagram=kernel stream=tcp");
-        assert_eq!(
-            words("kernel", r#"<default name="TCP" lib="kernel"/>"#),
-            "v=1 datagram=kernel stream=kernel"
-        );
-        let error = for_text("other", r#"<default name="QUIC"/>"#).unwrap_err().to_string();
-        assert!(error.contains("stream sockets are to use `QUIC`"), "{error}");
+    match numbers.len() {
+        0 => Ok("kernel".to_owned()),
+        1..=MAX_PROTOCOLS => Ok(numbers.join(",")),
+        many => Err(format!("{many} protocols for one type of socket, expected at most {MAX_PROTOCOLS}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,5 +4,6 @@ pub mod binaries;
 pub mod host;
 pub mod lab;
 pub mod netns;
+pub mod plugins;
 pub mod program;
 pub mod reach;

@@ -6,18 +6,65 @@
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::str::FromStr;
-use freena_shm_abi::control::{DEFAULT_PATH, ENV_CONTROL, ENV_SETTINGS};
+use freena_shm_abi::control::{DEFAULT_PATH, ENV_CONTROL, ENV_SETTINGS, MAX_PROTOCOLS};
 
 /// Longest path of a control socket: `sun_path` of unix(7) less the final NUL.
 pub const MAX_PATH: usize = 107;
 
+/// What becomes of the sockets of one type that a program makes without asking for a protocol.
+///
+/// In the environment: `kernel`, `kernel:NUMBER`, or a list of `udp`, `tcp` and IP protocol numbers with commas between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// They are the kernel's. The default.
+    Kernel,
+    /// They are the kernel's, of another protocol: the number that socket(2) takes.
+    KernelProtocol(i32),
+    /// The server carries them by these protocols, as in [`freena_shm_abi::control::Request::protocols`].
+    Server([u8; MAX_PROTOCOLS]),
+}
+
+impl Carrier {
+    fn parse(value: &[u8]) -> Self {
+        let number = |text: &[u8]| core::str::from_utf8(text).ok()?.parse::<u16>().ok();
+        if let Some(protocol) = value.strip_prefix(b"kernel:").and_then(number) {
+            return Carrier::KernelProtocol(protocol.into());
+        }
+        let mut protocols = [0; MAX_PROTOCOLS];
+        let words = value.split(|byte| *byte == b',').map(|word| match word {
+            b"udp" => libc::IPPROTO_UDP as u8,
+            b"tcp" => libc::IPPROTO_TCP as u8,
+            other => number(other).and_then(|number| u8::try_from(number).ok()).unwrap_or(0),
+        });
+        for (place, protocol) in protocols.iter_mut().zip(words) {
+            *place = protocol;
+        }
+        // What cannot be read is nobody's wish.
+        if protocols[0] == 0 { Carrier::Kernel } else { Carrier::Server(protocols) }
+    }
+
+    /// The number that socket(2) takes, where a program asks for `protocol`.
+    #[inline]
+    pub fn or_kernels(&self, protocol: i32) -> i32 {
+        if let Carrier::KernelProtocol(other) = self { *other } else { protocol }
+    }
+
+    /// The protocols, where the server is to carry the sockets.
+    pub fn server(&self) -> Option<[u8; MAX_PROTOCOLS]> {
+        if let Carrier::Server(protocols) = self { Some(*protocols) } else { None }
+    }
+}
+
 /// The settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// `datagram=udp`: datagram sockets use framework UDP. Default: false; with `stream` false too, nothing is hooked.
-    pub datagram: bool,
-    /// `stream=tcp`: stream sockets use framework TCP. Default: false.
-    pub stream: bool,
+    /// `datagram=udp`: datagram sockets use framework UDP. Where neither this nor `stream` names protocols of the server,
+    /// nothing but socket(2) is hooked.
+    pub datagram: Carrier,
+    /// `stream=tcp`: stream sockets use framework TCP; `stream=253,6`: protocol 253, and TCP besides.
+    pub stream: Carrier,
+    /// `connect=253`: as `stream`, for connections that the program opens. Default: as `stream`.
+    pub connect: Carrier,
     /// `spin_us=N`: how long to look again and again before sleeping, in microseconds, 0 to 10,000. Default 50. More
     /// costs processor time of an idle program, less costs latency.
     pub spin_us: u32,
@@ -34,8 +81,9 @@ pub struct Settings {
 impl Settings {
     /// Everything by default: the library does nothing.
     pub const DEFAULT: Settings = Settings {
-        datagram: false,
-        stream: false,
+        datagram: Carrier::Kernel,
+        stream: Carrier::Kernel,
+        connect: Carrier::Kernel,
         spin_us: 50,
         tx_size: 0,
         rx_size: 0,
@@ -54,24 +102,27 @@ impl Settings {
             parsed.path_len = path.len();
         }
         parsed.log = log.is_some_and(|value| !value.is_empty() && value != b"0");
+        let mut connect = None;
         for word in settings.unwrap_or_default().split(|byte| *byte == b' ') {
             let mut parts = word.splitn(2, |byte| *byte == b'=');
             let (Some(key), Some(value)) = (parts.next(), parts.next()) else { continue };
             match key {
-                b"datagram" => parsed.datagram = value == b"udp",
-                b"stream" => parsed.stream = value == b"tcp",
+                b"datagram" => parsed.datagram = Carrier::parse(value),
+                b"stream" => parsed.stream = Carrier::parse(value),
+                b"connect" => connect = Some(Carrier::parse(value)),
                 b"spin_us" => set(&mut parsed.spin_us, value, 10_000),
                 b"tx_size" => set(&mut parsed.tx_size, value, u32::MAX),
                 b"rx_size" => set(&mut parsed.rx_size, value, u32::MAX),
                 _ => {}
             }
         }
+        parsed.connect = connect.unwrap_or(parsed.stream);
         parsed
     }
 
-    /// Whether the library has anything to do at all.
+    /// Whether the server carries anything.
     pub fn is_active(&self) -> bool {
-        self.datagram || self.stream
+        self.datagram.server().is_some() || self.stream.server().is_some()
     }
 
     /// Path of the control socket; empty if the one given is too long.
@@ -129,13 +180,24 @@ mod tests {
 
     #[test]
     fn known_keys_are_read_and_bounded_and_others_ignored() {
-        assert!(Settings::parse(Some(b"v=1 stream=tcp"), None, None).stream);
+        let stream = |words: &[u8]| Settings::parse(Some(words), None, None).stream;
+        assert_eq!(stream(b"v=1 stream=tcp").server(), Some([6, 0, 0, 0, 0, 0, 0, 0]));
+        assert_eq!(stream(b"stream=253,tcp").server(), Some([253, 6, 0, 0, 0, 0, 0, 0]));
+        assert_eq!(stream(b"stream=1,2,3,4,5,6,7,8,9").server(), Some([1, 2, 3, 4, 5, 6, 7, 8]));
+        assert_eq!(stream(b"stream=kernel:262"), Carrier::KernelProtocol(262));
+        for nothing in [&b"stream=kernel"[..], b"stream=kernel:x", b"stream=sctp", b"stream=", b"stream=300"]
+        {
+            assert_eq!(stream(nothing), Carrier::Kernel);
+        }
+        assert!(!Settings::parse(Some(b"stream=kernel:262"), None, None).is_active());
+        let connect = |words: &[u8]| Settings::parse(Some(words), None, None).connect;
+        assert_eq!(connect(b"stream=253").server(), Some([253, 0, 0, 0, 0, 0, 0, 0]));
+        assert_eq!(connect(b"connect=kernel stream=253"), Carrier::Kernel);
         let text = b"v=1 datagram=udp spin_us=999999 tx_size=262144 colour=red junk rx_size=x";
         let settings = Settings::parse(Some(text), Some(b"/tmp/c"), Some(b"1"));
-        assert!(settings.datagram && !settings.stream && settings.log);
+        assert!(settings.datagram.server().is_some() && settings.stream == Carrier::Kernel && settings.log);
         assert_eq!((settings.spin_us, settings.tx_size, settings.rx_size), (10_000, 262_144, 0));
         assert_eq!(settings.control_path(), b"/tmp/c");
-        assert!(!Settings::parse(Some(b"datagram=kernel"), None, None).datagram);
     }
 
     #[test]

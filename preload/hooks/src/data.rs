@@ -7,12 +7,13 @@ use freena_preload_control::next;
 use freena_preload_interface::{descriptors, names, options, receive, send, takeover};
 use libc::{iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
 
-/// socket(2): the kernel's own socket, noted if it may become one of the framework.
+/// socket(2): the kernel's own socket, of the protocol that the settings say, noted if it may become one of the framework.
 ///
 /// # Safety
 /// That of the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
+    let protocol = takeover::substitute(domain, kind, protocol);
     // SAFETY: plain numbers.
     let fd = unsafe { next::socket(domain, kind, protocol) };
     if fd >= 0 {

@@ -25,6 +25,22 @@ static VERSION_TOLD: AtomicBool = AtomicBool::new(false);
 /// How the server names the application ends: an abstract Unix address that begins so.
 pub const NAME_PREFIX: &[u8] = b"\0freena-socket:";
 
+/// The protocol to call socket(2) with, where sockets are to be of another one of the kernel's than the program knows.
+#[inline]
+pub fn substitute(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
+    let settings = settings::get();
+    let plain = kind & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK);
+    match (domain, plain, protocol) {
+        (AF_INET | AF_INET6, libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) => {
+            settings.datagram.or_kernels(protocol)
+        }
+        (AF_INET | AF_INET6, libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP) => {
+            settings.stream.or_kernels(protocol)
+        }
+        _ => protocol,
+    }
+}
+
 /// After socket(2) has returned `fd`: notes it if it may become a framework socket.
 pub fn created(fd: c_int, domain: c_int, kind: c_int, protocol: c_int) {
     if !settings::get().is_active() || fd < 0 {
@@ -33,10 +49,14 @@ pub fn created(fd: c_int, domain: c_int, kind: c_int, protocol: c_int) {
     let plain = kind & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK);
     let settings = settings::get();
     let may_become = match (domain, plain, protocol) {
-        (AF_INET | AF_INET6, libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) if settings.datagram => {
+        (AF_INET | AF_INET6, libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP)
+            if settings.datagram.server().is_some() =>
+        {
             Some(Kind::Datagram)
         }
-        (AF_INET | AF_INET6, libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP) if settings.stream => {
+        (AF_INET | AF_INET6, libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP)
+            if settings.stream.server().is_some() =>
+        {
             Some(Kind::Stream)
         }
         _ => None,
@@ -160,8 +180,7 @@ fn datagram_request() -> Request {
     Request {
         tx_size: settings.tx_size,
         rx_size: settings.rx_size,
-        protocol: libc::IPPROTO_UDP as u32,
-        ..Request::new(op::TAKEOVER)
+        ..Request::of(op::TAKEOVER, libc::IPPROTO_UDP as u8)
     }
 }
 

@@ -14,7 +14,7 @@ pub mod op {
     /// First message of a process. Sends nothing, gets the server page. Descriptors back: `[server page]`.
     pub const ATTACH: u16 = 1;
     /// Asks the server to carry a kernel socket: a datagram socket that is bound, or a stream socket that listens
-    /// ([`super::Request::protocol`] says which). Sends `[companion]`; gets `[application end, memory]` and
+    /// ([`super::Request::protocols`] says which). Sends `[companion]`; gets `[application end, memory]` and
     /// [`super::Response::socket_id`], or the verdict that it stays with the kernel.
     pub const TAKEOVER: u16 = 2;
     /// Finds a socket again after `exec` or `SCM_RIGHTS`. Sends `[application end]`, gets `[memory]`.
@@ -51,6 +51,9 @@ pub mod verdict {
     pub const LOCAL: u16 = 3;
 }
 
+/// The most protocols that a socket may use.
+pub const MAX_PROTOCOLS: usize = 8;
+
 /// A request.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -71,8 +74,9 @@ pub struct Request {
     pub tx_size: u32,
     /// `TAKEOVER`, `CONNECT`, `TRACE`: wanted size of a receive ring in bytes, 0 for the default.
     pub rx_size: u32,
-    /// `TAKEOVER`, `CONNECT`: IP protocol number of the framework protocol to use (6: TCP, 17: UDP).
-    pub protocol: u32,
+    /// `TAKEOVER`, `CONNECT`: IP protocol numbers of the framework protocols to use (6: TCP, 17: UDP), the preferred one
+    /// first, 0 behind the last. A listener takes the peers of all of them.
+    pub protocols: [u8; MAX_PROTOCOLS],
     /// `TAKEOVER` of a listener, `REFRESH` of one after listen(2) was called again: connections that may wait to be
     /// accepted.
     pub backlog: u32,
@@ -80,7 +84,7 @@ pub struct Request {
     pub snap_len: u32,
 }
 
-const _: () = assert!(size_of::<Request>() == 80);
+const _: () = assert!(size_of::<Request>() == 84);
 
 impl Request {
     /// A request with nothing filled in.
@@ -94,10 +98,23 @@ impl Request {
             ifindex: 0,
             tx_size: 0,
             rx_size: 0,
-            protocol: 0,
+            protocols: [0; MAX_PROTOCOLS],
             backlog: 0,
             snap_len: 0,
         }
+    }
+
+    /// A request about one protocol.
+    pub const fn of(op: u16, protocol: u8) -> Self {
+        let mut request = Request::new(op);
+        request.protocols[0] = protocol;
+        request
+    }
+
+    /// The protocols.
+    pub fn protocols(&self) -> &[u8] {
+        let count = self.protocols.iter().position(|protocol| *protocol == 0).unwrap_or(MAX_PROTOCOLS);
+        &self.protocols[..count]
     }
 }
 

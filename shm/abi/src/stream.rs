@@ -47,6 +47,8 @@ pub struct Told {
     pub sent: AtomicU64,
     /// What `TCP_INFO` and `freena status` show. Each word may be from another moment.
     pub info: Info,
+    /// IP protocol number that carries the connection; of a listener the preferred one (`SO_PROTOCOL`).
+    pub protocol: AtomicU32,
 }
 
 /// Written by the program; the server bounds each value where it uses it.

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Default size of a connection's transmit ring in bytes.
@@ -33,8 +33,10 @@ pub struct Stream {
     pub id: u64,
     /// Whether the program's socket is an `AF_INET6` one.
     pub ipv6: bool,
-    /// IP protocol number of the engine that carries it.
-    pub protocol: u8,
+    /// IP protocol numbers by which it may be carried, the preferred one first.
+    pub protocols: Box<[u8]>,
+    /// The one that carries it; of a listener the preferred one.
+    carried_by: AtomicU8,
     /// Worker that it belongs to.
     pub home: usize,
     /// The shared memory.
@@ -62,6 +64,17 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// IP protocol number that carries it; of a listener the preferred one.
+    pub fn protocol(&self) -> u8 {
+        self.carried_by.load(Ordering::Relaxed)
+    }
+
+    /// Another protocol carries it from now on. The program is told.
+    pub fn set_protocol(&self, protocol: u8) {
+        self.carried_by.store(protocol, Ordering::Relaxed);
+        self.memory.page().stream.told.protocol.store(protocol.into(), Ordering::Relaxed);
+    }
+
     /// The kernel socket for what the kernel must answer, made now where there is none yet.
     ///
     /// # Errors
@@ -107,11 +120,12 @@ impl Parts {
 
     /// Joins the parts and the names; returns the program's end beside the socket.
     pub fn name(self, names: Names) -> (Stream, OwnedFd) {
-        let Names { ipv6, protocol, home, companion, owner, local, peer, scope, ifindex, lease } = names;
+        let Names { ipv6, protocols, home, companion, owner, local, peer, scope, ifindex, lease } = names;
         let stream = Stream {
             id: self.id,
             ipv6,
-            protocol,
+            carried_by: AtomicU8::new(0),
+            protocols,
             home,
             memory: self.memory,
             memory_fd: self.memory_fd,
@@ -125,6 +139,9 @@ impl Parts {
             ifindex,
             lease,
         };
+        if let Some(preferred) = stream.protocols.first() {
+            stream.set_protocol(*preferred);
+        }
         (stream, self.application_end)
     }
 }
@@ -132,7 +149,7 @@ impl Parts {
 /// What a socket is called and where it belongs: the fields of [`Stream`] that [`Parts`] has not.
 pub struct Names {
     pub ipv6: bool,
-    pub protocol: u8,
+    pub protocols: Box<[u8]>,
     pub home: usize,
     pub companion: Option<OwnedFd>,
     pub owner: Arc<Owner>,

@@ -40,7 +40,7 @@ impl Client {
 
     /// Has a kernel socket carried.
     pub fn take_over(&self, companion: &Socket) -> Carried {
-        let request = Request { protocol: 17, ..Request::new(op::TAKEOVER) };
+        let request = Request::of(op::TAKEOVER, 17);
         let (response, mut fds) = self.call(&request, &[companion.as_raw_fd()]).expect("an answer");
         assert_eq!((response.errno, response.verdict), (0, verdict::FAST), "{}", response.reason());
         let memory = fds.pop().expect("the memory");

@@ -136,7 +136,7 @@ fn descriptors_of_the_wrong_kind() {
         let victims = Victims::new(&lab, &[]);
         let client = Client::attached(&victims.server.control);
         let take = |fds: &[RawFd]| -> Response {
-            let request = Request { protocol: 17, ..Request::new(op::TAKEOVER) };
+            let request = Request::of(op::TAKEOVER, 17);
             let (response, fds) = client.call(&request, fds).expect("an answer");
             assert!(response.errno != 0 && fds.is_empty(), "it was taken over: {}", response.reason());
             response
@@ -173,11 +173,11 @@ fn descriptors_of_the_wrong_kind() {
         for _ in 0..50 {
             // The server may hang up on whoever does it.
             let client = Client::attached(&victims.server.control);
-            let _ = client.call(&Request { protocol: 17, ..Request::new(op::TAKEOVER) }, &many);
+            let _ = client.call(&Request::of(op::TAKEOVER, 17), &many);
         }
         // The same socket again, under two names.
         let again = good.try_clone().expect("a copy");
-        let request = Request { protocol: 17, ..Request::new(op::TAKEOVER) };
+        let request = Request::of(op::TAKEOVER, 17);
         client.call(&request, &[again.as_raw_fd()]).expect("an answer");
         // What it shares with the server, it can break for itself only.
         let _ = good.shutdown(std::net::Shutdown::Both);
@@ -311,7 +311,7 @@ fn sockets_and_connections_until_refused() {
         let victims = Victims::new(&lab, &["--max-sockets", "50"]);
         let client = Client::attached(&victims.server.control);
         let mut held = Vec::new();
-        let request = Request { protocol: 17, ..Request::new(op::TAKEOVER) };
+        let request = Request::of(op::TAKEOVER, 17);
         let mut fast = 0;
         for _ in 0..80 {
             let socket = companion();

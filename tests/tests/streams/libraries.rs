@@ -8,34 +8,9 @@ use freena_shm_abi::control::{Request, op};
 use freena_shm_abi::stream::state;
 use freena_tests::lab::{FAR4, FAR6, Lab};
 use freena_tests::netns::privileged;
+use freena_tests::plugins::{self, STEADY};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
-
-/// IP protocol number of the example.
-const STEADY: u32 = 253;
-
-/// A folder with the example in it.
-fn plugins(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let library = folder.join("libsteady.so");
-    let done = Command::new("cc")
-        .args(["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-I"])
-        .arg(root.join("stack/plugin/include"))
-        .arg("-o")
-        .args([&library, &root.join("examples/protocol/steady.c")])
-        .status();
-    assert!(done.expect("a C compiler").success());
-    for path in [&folder, &library] {
-        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("its mode");
-    }
-    folder
-}
 
 fn byte(at: usize) -> u8 {
     ((at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
@@ -75,9 +50,10 @@ fn carry(from: &mut Stream, to: &mut Stream, len: usize) {
 
 fn play(name: &str, arguments: &[&str], len: usize) {
     privileged(&format!("a_library_carries_streams, {name}"), || {
-        let folder = plugins(name);
-        let folder = folder.to_str().expect("a name");
         let lab = Lab::new();
+        let folder = lab.path("plugins");
+        plugins::build(&folder);
+        let folder = folder.to_str().expect("a name");
         let arguments = [arguments, &["--plugins", folder]].concat();
         let (mut near, mut far) = (lab.near_server_with(&arguments), lab.far_server_with(&arguments));
         let (client, server) = (Client::attached(&near.control), Client::attached(&far.control));
@@ -110,11 +86,8 @@ fn play(name: &str, arguments: &[&str], len: usize) {
         // A protocol that no library has.
         let peer = at(FAR4, PORT);
         let socket = kernel_socket(&lab.pair.near, &peer);
-        let request = Request {
-            protocol: 254,
-            peer: Endpoint::new(peer.ip(), peer.port(), 0),
-            ..Request::new(op::CONNECT)
-        };
+        let request =
+            Request { peer: Endpoint::new(peer.ip(), peer.port(), 0), ..Request::of(op::CONNECT, 254) };
         let (response, _) = client.call(&request, &[socket.as_raw_fd()]).expect("an answer");
         assert_eq!(response.errno, libc::EPROTONOSUPPORT as u32);
         assert_eq!(response.reason(), "no stream protocol 254, only 6 (tcp), 253 (steady)");

@@ -57,7 +57,7 @@ pub fn listen(client: &Client, host: &Namespace, address: SocketAddr, backlog: u
 
 /// Has a listener carried by an IP protocol.
 pub fn listen_by(
-    protocol: u32,
+    protocol: u8,
     client: &Client,
     host: &Namespace,
     address: SocketAddr,
@@ -67,7 +67,7 @@ pub fn listen_by(
     socket.set_reuse_address(true).expect("an option");
     socket.bind(&address.into()).expect("bound");
     socket.listen(backlog as i32).expect("listening");
-    let request = Request { protocol, backlog, ..Request::new(op::TAKEOVER) };
+    let request = Request { backlog, ..Request::of(op::TAKEOVER, protocol) };
     let (response, fds) = client.call(&request, &[socket.as_raw_fd()]).expect("an answer");
     Stream::made(&response, fds)
 }
@@ -79,14 +79,14 @@ pub fn begin_connect(client: &Client, host: &Namespace, peer: SocketAddr) -> (St
 
 /// Begins to connect by an IP protocol.
 pub fn begin_connect_by(
-    protocol: u32,
+    protocol: u8,
     client: &Client,
     host: &Namespace,
     peer: SocketAddr,
 ) -> (Stream, Response) {
     let socket = kernel_socket(host, &peer);
     let request =
-        Request { protocol, peer: Endpoint::new(peer.ip(), peer.port(), 0), ..Request::new(op::CONNECT) };
+        Request { peer: Endpoint::new(peer.ip(), peer.port(), 0), ..Request::of(op::CONNECT, protocol) };
     let (response, fds) = client.call(&request, &[socket.as_raw_fd()]).expect("an answer");
     (Stream::made(&response, fds), response)
 }

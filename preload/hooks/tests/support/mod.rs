@@ -229,7 +229,7 @@ impl Shared {
         let dup = |fd: &OwnedFd| fd.try_clone().expect("dup");
         match request.op {
             op::ATTACH => (Response::new(), vec![dup(&self.page_fd)]),
-            op::TAKEOVER if request.protocol == 6 => self.take_listener(fds),
+            op::TAKEOVER if request.protocols() == [6] => self.take_listener(fds),
             op::TAKEOVER => self.take_over(fds),
             op::CONNECT => self.connect(request, fds),
             op::ROUTE => {

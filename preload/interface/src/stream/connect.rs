@@ -11,7 +11,7 @@ use freena_preload_control::sys::{self, Errno};
 use freena_preload_control::{process, settings};
 use freena_shm_abi::Endpoint;
 use freena_shm_abi::app::status;
-use freena_shm_abi::control::{Request, op};
+use freena_shm_abi::control::{MAX_PROTOCOLS, Request, op};
 use freena_shm_abi::stream::state;
 use libc::{sa_family_t, sockaddr, socklen_t};
 
@@ -37,7 +37,12 @@ pub unsafe fn connect(fd: c_int, address: *const sockaddr, len: socklen_t) -> Ou
         // Disconnecting, another family, or something that is wrong: the kernel has the right answer.
         return Err(Stop::Bypass(Reason::Candidate));
     };
-    start(fd, candidate, peer);
+    let Some(protocols) = settings::get().connect.server() else {
+        // What the program opens is the kernel's, what it accepts is not.
+        table::duplicates(candidate).for_each(table::clear);
+        return Err(Stop::Bypass(Reason::Candidate));
+    };
+    start(fd, candidate, peer, protocols);
     let held = table::hold(fd).ok_or(Stop::Bypass(Reason::Untracked))?;
     let nonblocking = is_nonblocking(&held);
     drop(held);
@@ -56,11 +61,11 @@ unsafe fn destination(fd: c_int, address: *const sockaddr, len: socklen_t) -> Op
 }
 
 /// Asks the server to open the connection. Where it does not, the descriptor is no candidate any more.
-fn start(fd: c_int, candidate: Candidate, peer: Endpoint) {
+fn start(fd: c_int, candidate: Candidate, peer: Endpoint, protocols: [u8; MAX_PROTOCOLS]) {
     let settings = settings::get();
     let request = Request {
         peer,
-        protocol: libc::IPPROTO_TCP as u32,
+        protocols,
         tx_size: settings.tx_size,
         rx_size: settings.rx_size,
         ..Request::new(op::CONNECT)

@@ -24,7 +24,7 @@ pub fn listen(fd: c_int, backlog: c_int) -> Outcome {
     takeover::retry_in_use(|| sys::listen(fd, backlog))?;
     let settings = settings::get();
     let request = Request {
-        protocol: libc::IPPROTO_TCP as u32,
+        protocols: settings.stream.server().unwrap_or_default(),
         backlog: backlog.max(0) as u32,
         tx_size: settings.tx_size,
         rx_size: settings.rx_size,

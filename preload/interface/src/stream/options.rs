@@ -161,7 +161,7 @@ fn known(held: &Held, level: c_int, name: c_int) -> Option<c_int> {
     Some(match (level, name) {
         (SOL_SOCKET, SO_ERROR) => held.page().error.0.swap(0, Ordering::Relaxed) as c_int,
         (SOL_SOCKET, SO_TYPE) => libc::SOCK_STREAM,
-        (SOL_SOCKET, SO_PROTOCOL) => IPPROTO_TCP,
+        (SOL_SOCKET, SO_PROTOCOL) => told(held).protocol.load(Ordering::Relaxed) as c_int,
         (SOL_SOCKET, SO_ACCEPTCONN) => c_int::from(is_listener(held)),
         (SOL_SOCKET, SO_DOMAIN) if is_family6(held) => libc::AF_INET6,
         (SOL_SOCKET, SO_DOMAIN) => libc::AF_INET,

@@ -47,8 +47,12 @@ impl Ownership {
     }
 }
 
-/// The keys of a socket: one for each local address that it hears.
-pub(super) fn keys(binding: &Binding, addresses: &[IpAddr], protocol: u8) -> Vec<FlowKey> {
+/// The keys of a socket: one for each protocol and local address that it hears.
+pub(super) fn keys(binding: &Binding, addresses: &[IpAddr], protocols: &[u8]) -> Vec<FlowKey> {
+    protocols.iter().flat_map(|protocol| keys_of(binding, addresses, *protocol)).collect()
+}
+
+fn keys_of(binding: &Binding, addresses: &[IpAddr], protocol: u8) -> Vec<FlowKey> {
     let key = |addr: &IpAddr| FlowKey {
         addr: octets_of(*addr),
         // A protocol whose ports the programs in the kernel cannot find is owned as a whole.

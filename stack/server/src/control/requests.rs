@@ -87,7 +87,7 @@ impl Control {
     }
 
     fn take_over(&mut self, client: u64, request: &Request, companion: OwnedFd) -> Result<Answer, Rejected> {
-        if request.protocol != u32::from(protocol::UDP) {
+        if request.protocols() != [protocol::UDP] {
             return self.take_over_listener(client, request, companion);
         }
         let facts = self.examine(&companion, protocol::UDP)?;
@@ -167,7 +167,7 @@ impl Control {
             self.tell_all(|| Command::Forget(key));
             return Err(error);
         }
-        let keys = keys(&facts.binding, &self.local_addresses(), protocol::UDP);
+        let keys = keys(&facts.binding, &self.local_addresses(), &[protocol::UDP]);
         for key in &keys {
             self.ownership.take(*key, &self.interfaces);
         }
@@ -282,7 +282,7 @@ impl Control {
     fn resteer(&mut self, key: SocketKey, addresses: &[IpAddr]) {
         let Some(entry) = self.sockets.get_mut(key) else { return };
         let binding = *entry.socket.binding.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = keys(&binding, addresses, protocol::UDP);
+        let new = keys(&binding, addresses, &[protocol::UDP]);
         let old = std::mem::replace(&mut entry.keys, new.clone());
         for key in new {
             self.ownership.take(key, &self.interfaces);

@@ -6,6 +6,7 @@ use super::requests::{os, socket_name};
 use super::sockets::Entry;
 use super::streams::{ConnectionStatus, ListenerStatus, counters};
 use super::{Control, WorkerHandle};
+use crate::stream::Stream;
 use crate::worker::{Command, Report};
 use freena_ebpf_abi::Counter;
 use freena_shm_abi::control::Response;
@@ -210,6 +211,13 @@ impl Control {
     pub(super) fn protocol_name(&self, number: u8) -> String {
         let mut libraries = self.libraries.loaded.iter();
         libraries.find(|it| it.ip_protocol() == number).map_or("tcp", |it| it.name()).to_owned()
+    }
+
+    /// What the protocols are called whose peers a listener takes.
+    pub(super) fn protocol_names(&self, listener: &Stream) -> String {
+        let names: Vec<String> =
+            listener.protocols.iter().map(|number| self.protocol_name(*number)).collect();
+        names.join(", ")
     }
 
     fn kernel_sockets(&self) -> Vec<KernelSocket> {

@@ -47,7 +47,7 @@ pub(super) struct Streams {
 /// What is steered for a lease.
 struct Leased {
     binding: Binding,
-    protocol: u8,
+    protocols: Box<[u8]>,
     keys: Vec<FlowKey>,
 }
 
@@ -68,7 +68,7 @@ impl Control {
         request: &Request,
         companion: OwnedFd,
     ) -> Result<Answer, Rejected> {
-        self.carrier(request.protocol)?;
+        self.carriers(request)?;
         let facts = self.examine(&companion, protocol::TCP)?;
         if !is_listening(&companion) {
             return Err((libc::EINVAL, "the socket does not listen".to_owned()));
@@ -84,13 +84,20 @@ impl Control {
         }
     }
 
-    /// Whether there is an engine for streams of this IP protocol.
-    fn carrier(&self, number: u32) -> Result<(), Rejected> {
+    /// Whether there is an engine for streams of each of these IP protocols.
+    fn carriers(&self, request: &Request) -> Result<(), Rejected> {
+        if request.protocols().is_empty() {
+            return Err((libc::EINVAL, "the request names no protocol".to_owned()));
+        }
+        request.protocols().iter().try_for_each(|number| self.carrier(*number))
+    }
+
+    fn carrier(&self, number: u8) -> Result<(), Rejected> {
         let libraries = &self.libraries.loaded;
-        if number == u32::from(protocol::TCP) {
+        if number == protocol::TCP {
             return Ok(());
         }
-        match libraries.iter().find(|library| u32::from(library.ip_protocol()) == number) {
+        match libraries.iter().find(|library| library.ip_protocol() == number) {
             Some(library) => match library.fault() {
                 None => Ok(()),
                 Some(fault) => Err((
@@ -125,11 +132,11 @@ impl Control {
         sys::set_nonblocking(&companion)?;
         let listening = listening(facts, &page.asked);
         let binding = facts.binding;
-        let steered = keys(&binding, &self.local_addresses(), request.protocol as u8);
-        let lease = self.lease(binding, request.protocol as u8, steered.clone());
+        let steered = keys(&binding, &self.local_addresses(), request.protocols());
+        let lease = self.lease(binding, request.protocols(), steered.clone());
         let (stream, application_end) = parts.name(Names {
             ipv6: facts.ipv6,
-            protocol: request.protocol as u8,
+            protocols: request.protocols().into(),
             home: self.least_loaded(),
             companion: Some(companion),
             owner: self.owner(client, reason.clone()),
@@ -165,7 +172,7 @@ impl Control {
         request: &Request,
         companion: OwnedFd,
     ) -> Result<Answer, Rejected> {
-        self.carrier(request.protocol)?;
+        self.carriers(request)?;
         let mut facts = self.examine(&companion, protocol::TCP)?;
         if is_listening(&companion) || facts.binding.peer.is_some() {
             return Err((libc::EISCONN, "the socket listens or is connected".to_owned()));
@@ -200,12 +207,12 @@ impl Control {
         fill(&parts);
         facts.binding.local = to.source;
         let binding = facts.binding;
-        let steered = keys(&binding, &[], request.protocol as u8);
-        let lease = self.lease(binding, request.protocol as u8, steered.clone());
+        let steered = keys(&binding, &[], request.protocols());
+        let lease = self.lease(binding, request.protocols(), steered.clone());
         self.own(&steered);
         let (stream, application_end) = parts.name(Names {
             ipv6: facts.ipv6,
-            protocol: request.protocol as u8,
+            protocols: request.protocols().into(),
             home: to.worker,
             companion: Some(companion),
             owner: self.owner(client, to.reason.clone()),
@@ -351,10 +358,10 @@ impl Control {
         self.tell_all(|| Command::Stream(Order::Unlisten(key)));
     }
 
-    fn lease(&mut self, binding: Binding, protocol: u8, keys: Vec<FlowKey>) -> Arc<Lease> {
+    fn lease(&mut self, binding: Binding, protocols: &[u8], keys: Vec<FlowKey>) -> Arc<Lease> {
         let id = self.streams.next_lease;
         self.streams.next_lease += 1;
-        self.streams.leases.insert(id, Leased { binding, protocol, keys });
+        self.streams.leases.insert(id, Leased { binding, protocols: protocols.into(), keys });
         Arc::new(Lease { id, events: (self.lease_events.clone(), self.events.1.clone()) })
     }
 
@@ -378,7 +385,7 @@ impl Control {
             if leased.binding.peer.is_some() {
                 continue;
             }
-            let new = keys(&leased.binding, addresses, leased.protocol);
+            let new = keys(&leased.binding, addresses, &leased.protocols);
             for key in &new {
                 self.ownership.take(*key, &self.interfaces);
             }

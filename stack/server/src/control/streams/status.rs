@@ -72,9 +72,9 @@ impl Control {
         let (mut listeners, mut connections) = (Vec::new(), Vec::new());
         for stream in self.registry.all() {
             match stream.peer {
-                None => listeners.push(listener(&stream, self.protocol_name(stream.protocol), path)),
+                None => listeners.push(listener(&stream, self.protocol_names(&stream), path)),
                 Some(peer) => {
-                    connections.push(connection(&stream, self.protocol_name(stream.protocol), peer, path))
+                    connections.push(connection(&stream, self.protocol_name(stream.protocol()), peer, path))
                 }
             }
         }

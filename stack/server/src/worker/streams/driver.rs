@@ -19,6 +19,8 @@ const HEADERS: u32 = 40 + 60;
 pub(super) struct Host<'a> {
     pub(super) table: &'a mut Table,
     pub(super) registry: &'a Registry,
+    /// IP protocol of the segment.
+    pub(super) protocol: u8,
     /// Number of the worker.
     pub(super) index: usize,
     pub(super) paths: &'a mut Paths,
@@ -75,7 +77,7 @@ impl Driver for Host<'_> {
         let room = u64::from(parts.memory().sizes().rx);
         let (stream, application_end) = parts.name(Names {
             ipv6: listener.stream.ipv6,
-            protocol: listener.stream.protocol,
+            protocols: [self.protocol].into(),
             home: self.index,
             companion: None,
             owner: listener.stream.owner.clone(),

@@ -131,7 +131,7 @@ impl Worker {
         // A flow that is known after its connection is gone is in TIME_WAIT, whoever closed it first: the program is not
         // told of the end of what it has closed. Where a peer connected, the listener or its other connections hold the
         // port.
-        let waits = self.streams.engines.knows(connection.stream.protocol, &connection.flow);
+        let waits = self.streams.engines.knows(connection.stream.protocol(), &connection.flow);
         if let (true, false, Some(companion)) =
             (waits, connection.accepted, connection.stream.companion.get())
         {

@@ -109,6 +109,7 @@ impl Streams {
         let mut host = Host {
             table: &mut self.table,
             registry: &self.registry,
+            protocol: segment.0.protocol,
             index: self.index,
             paths,
             epoll,
@@ -169,8 +170,9 @@ impl Worker {
             Order::Relisten(key, listening, backlog) => {
                 if let Some(listener) = self.streams.table.listener(key) {
                     listener.backlog = backlog;
-                    let protocol = listener.stream.protocol;
-                    self.streams.engines.listen(protocol, key, listening);
+                    for protocol in &listener.stream.protocols {
+                        self.streams.engines.listen(*protocol, key, listening);
+                    }
                 }
             }
             Order::Unlisten(key) => self.unlisten(key),
@@ -184,7 +186,9 @@ impl Worker {
     }
 
     fn listen(&mut self, key: ListenerKey, stream: Arc<Stream>, listening: Listening, backlog: usize) {
-        self.streams.engines.listen(stream.protocol, key, listening);
+        for protocol in &stream.protocols {
+            self.streams.engines.listen(*protocol, key, listening);
+        }
         let home = stream.home == self.setup.index;
         let listener = Listener { stream: stream.clone(), backlog, pending: Default::default() };
         self.streams.table.insert_listener(key, listener);
@@ -209,7 +213,9 @@ impl Worker {
 
     fn unlisten(&mut self, key: ListenerKey) {
         if let Some(listener) = self.streams.table.remove_listener(key) {
-            self.streams.engines.unlisten(listener.stream.protocol, key);
+            for protocol in &listener.stream.protocols {
+                self.streams.engines.unlisten(*protocol, key);
+            }
             if listener.stream.home == self.setup.index {
                 let _ = self.epoll.remove(listener.stream.peer_end.as_raw_fd());
                 if let Some(companion) = listener.stream.companion.get() {
@@ -231,7 +237,7 @@ impl Worker {
         };
         let room = u64::from(stream.memory.sizes().rx);
         let streams = &mut self.streams;
-        match streams.engines.connect(stream.protocol, self.now, flow, path, (room, &options)) {
+        match streams.engines.connect(stream.protocol(), self.now, flow, path, (room, &options)) {
             Ok(handle) => {
                 let mut connection = Connection::new(stream.clone(), flow, path, options, self.now);
                 connection.flags = asked.flags.load(Ordering::Relaxed);
