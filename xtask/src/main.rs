@@ -24,7 +24,7 @@ enum Task {
     Ebpf(Check),
     /// Writes config/freena.xsd from the types of the configuration
     Xsd(Check),
-    /// Writes stack/plugin/include/freena_protocol.h from the types of the interface of protocol libraries
+    /// Writes the C headers of protocol and service libraries from the types of the interfaces
     Header(Check),
     /// Writes docs/ledger.md: what CPython's tests of sockets give with freena and without (as root; some 3 minutes)
     Ledger {
