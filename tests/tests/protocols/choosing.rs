@@ -1,47 +1,11 @@
 //! Unmodified programs over a protocol that was chosen for them: of a library, or another one of the kernel's.
 
-use freena_tests::binaries::{self, installed};
+use crate::{PORT, listens, program, said, with_steady};
+use freena_tests::binaries;
 use freena_tests::lab::{Lab, NEAR4, Server, number};
 use freena_tests::netns::privileged;
-use freena_tests::plugins;
 use freena_tests::program::{Program, output};
 use serde_json::Value;
-use std::path::PathBuf;
-use std::process::Command;
-
-const PORT: u16 = 7000;
-
-/// Two hosts, each with a server that has the example library.
-fn with_steady(name: &str, test: impl FnOnce(&Lab, &Server<'_>, &Server<'_>) + Send) {
-    privileged(name, || {
-        let lab = Lab::new();
-        let folder = lab.path("plugins");
-        plugins::build(&folder);
-        let arguments = ["--plugins", folder.to_str().expect("a name")];
-        let (mut near, mut far) = (lab.near_server_with(&arguments), lab.far_server_with(&arguments));
-        test(&lab, &near, &far);
-        near.stop();
-        far.stop();
-    });
-}
-
-fn program(name: &str) -> PathBuf {
-    installed(name)
-        .unwrap_or_else(|| panic!("{name} is not installed: scripts/test installs what tests need"))
-}
-
-fn listens(server: &Server<'_>, protocol: &str) {
-    server.wait_until("it listens", |status| {
-        status["listeners"].as_array().is_some_and(|all| all.iter().any(|it| it["protocol"] == protocol))
-    });
-}
-
-fn said(command: Command) -> String {
-    let output = output(command);
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{out}{err}");
-    out.into_owned()
-}
 
 /// Packets that the engine of the example has received and sent on a host.
 fn packets(server: &Server<'_>) -> (u64, u64) {
