@@ -3,10 +3,12 @@
 mod check;
 mod control;
 mod install;
+mod keygen;
 mod measure;
 mod program;
 mod protocols;
 mod run;
+mod services;
 mod settings;
 mod status;
 mod top;
@@ -35,8 +37,12 @@ enum Command {
     Top(top::Args),
     /// Show the packets that the fast path carries, or write them to a pcapng file
     Trace(trace::Args),
-    /// Validate a configuration file
+    /// Validate a configuration file, or tell what it decides for a flow
     Check(check::Args),
+    /// List the services that can be inserted into flows, or show one with its parameters
+    Services(services::Args),
+    /// Make a key for the services crypto and auth
+    Keygen(keygen::Args),
     /// Measure the framework against the kernel, on two hosts made for it
     Bench(measure::BenchArgs),
     /// The main job: two hosts, a server on each, an unmodified program between them, table and plot
@@ -58,6 +64,8 @@ fn main() -> ExitCode {
         Command::Top(args) => top::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Services(args) => services::run(&args),
+        Command::Keygen(args) => keygen::run(&args),
         Command::Bench(args) => measure::bench(&args),
         Command::Demo(args) => measure::demo(&args),
     };

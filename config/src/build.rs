@@ -140,6 +140,7 @@ impl Builder<'_, '_> {
         let transports = self.selection(node, "transport");
         let roles = self.selection(node, "type");
         let (local, peer) = (self.selection(node, "local"), self.selection(node, "peer"));
+        let plain = self.read::<Boolean>(node, "plain");
         Some(Rule {
             used: used??.0,
             services: services?,
@@ -148,6 +149,7 @@ impl Builder<'_, '_> {
             roles: roles?,
             local: local?,
             peer: peer?,
+            plain: plain?.is_some_and(|plain| plain.0),
             origin: node.origin.clone(),
         })
     }

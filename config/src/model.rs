@@ -57,6 +57,8 @@ pub struct Rule {
     pub local: Selection<AddressPrefix>,
     /// The peer's address is one of these.
     pub peer: Selection<AddressPrefix>,
+    /// Whether a peer that has no freena is talked to without the services that this rule has used.
+    pub plain: bool,
     /// The start tag.
     pub origin: Origin,
 }
@@ -72,6 +74,7 @@ impl Rule {
             roles: Selection::ANY,
             local: Selection::ANY,
             peer: Selection::ANY,
+            plain: false,
             origin: Origin::default(),
         }
     }
@@ -141,6 +144,7 @@ impl Configuration {
     /// - an option that is the kernel's default protocol of a socket type for which no default is named;
     /// - a local rule that names another service than its own;
     /// - a rule with a name that is no service and without any condition, or with a name one slip of the pen away from a service's;
+    /// - a rule that allows plain traffic where it uses no services;
     /// - a rule for a transport protocol that freena does not know and the configuration does not declare;
     /// - more parts than [`MAX_SERVICES`], [`MAX_RULES`], [`MAX_PROTOCOLS`], [`MAX_PARAMETERS`], or more text than
     ///   [`MAX_FILE_SIZE`].
@@ -280,6 +284,14 @@ impl Check {
     }
 
     fn rules(&mut self, parts: &Parts) {
+        for rule in parts.services.iter().flat_map(|it| &it.rules).chain(&parts.rules) {
+            if rule.plain && !rule.used && self.violations.len() < MAX_PROBLEMS {
+                let expected = "use=\"true\": without the services everything is plain";
+                let invalid =
+                    InvalidValue::described("plain=\"true\" in a rule that uses no services", expected);
+                self.report(&rule.origin, "plain", invalid);
+            }
+        }
         let services = Names::new(&parts.services);
         let declared: Vec<&ProtocolName> =
             parts.defaults.iter().chain(&parts.options).map(Protocol::name).collect();

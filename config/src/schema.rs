@@ -140,6 +140,11 @@ pub(crate) static RULE: Element = Element {
             "The address of the application's end: addresses and prefixes. Default: *",
         ),
         optional("peer", Kind::Addresses, "The address of the other end: addresses and prefixes. Default: *"),
+        optional(
+            "plain",
+            Kind::Boolean,
+            "Whether a peer that has no freena is talked to without the services, in the clear. Default: false",
+        ),
     ],
     children: &[],
 };

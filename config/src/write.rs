@@ -92,6 +92,7 @@ impl Output {
                 ("type", (!rule.roles.is_any()).then(|| rule.roles.to_string())),
                 ("local", (!rule.local.is_any()).then(|| rule.local.to_string())),
                 ("peer", (!rule.peer.is_any()).then(|| rule.peer.to_string())),
+                ("plain", rule.plain.then(|| "true".to_owned())),
             ];
             self.empty("rule", &attributes)
         })

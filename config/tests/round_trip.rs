@@ -65,14 +65,16 @@ fn rule(services: usize) -> impl Strategy<Value = Rule> {
         roles,
         selection(prefix()),
         selection(prefix()),
+        any::<bool>(),
     )
-        .prop_map(|(used, services, ports, transports, roles, local, peer)| Rule {
+        .prop_map(|(used, services, ports, transports, roles, local, peer, plain)| Rule {
             services,
             ports,
             transports,
             roles,
             local,
             peer,
+            plain: used && plain,
             ..Rule::new(used)
         })
 }

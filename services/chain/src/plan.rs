@@ -191,6 +191,23 @@ impl PlanRule {
             && in_one(&self.peer, peer.map(|peer| peer.ip()))
     }
 
+    /// Whether every flow that `other` matches is matched by this one too, as far as one item of a list covers another.
+    pub fn covers(&self, other: &PlanRule) -> bool {
+        fn all<T>(own: &Option<Vec<T>>, others: &Option<Vec<T>>, covers: impl Fn(&T, &T) -> bool) -> bool {
+            match (own, others) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(own), Some(others)) => others.iter().all(|it| own.iter().any(|own| covers(own, it))),
+            }
+        }
+        let prefix = |own: &(IpAddr, u8), it: &(IpAddr, u8)| own.1 <= it.1 && contains(*own, it.0);
+        all(&self.ports, &other.ports, |own, it| own.0 <= it.0 && it.1 <= own.1)
+            && all(&self.transports, &other.transports, |own, it| own == it)
+            && (self.role.is_none() || self.role == other.role)
+            && all(&self.local, &other.local, prefix)
+            && all(&self.peer, &other.peer, prefix)
+    }
+
     /// `used plain line ports transports role local peer`, lists with commas, `*` for "any".
     fn encode(&self) -> String {
         fn list<T>(items: &Option<Vec<T>>, word: impl Fn(&T) -> String) -> String {

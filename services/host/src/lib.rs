@@ -8,9 +8,11 @@ mod error;
 mod instance;
 mod library;
 mod parameters;
+mod reference;
 
 pub use error::{LoadError, OpenError, ParameterError, Trouble};
 pub use freena_service_api::abi;
 pub use instance::{Context, Direction, Instance, Outcome};
-pub use library::{DEFAULT_FOLDER, Library, MAX_FILE_NAME, MAX_NAME, SYMBOL, folders, load_all};
+pub use library::{DEFAULT_FOLDER, Library, MAX_FILE_NAME, MAX_NAME, SYMBOL, load_all};
 pub use parameters::{Checked, Parameter, ParameterKind};
+pub use reference::reference;

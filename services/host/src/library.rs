@@ -30,11 +30,6 @@ const PREFIX: &str = "libfreena_service_";
 /// Names that FreeNA's figure 2 gives to libraries of services, and the services that they stand for here.
 const PAPER: [(&str, &str); 2] = [("libcrypto.so", "crypto"), ("libcomp.so", "compression")];
 
-/// The folders to look in for a program that was started by the `freena` at `programs`: beside it, and the installed one.
-pub fn folders(programs: &Path) -> Vec<PathBuf> {
-    vec![programs.to_owned(), PathBuf::from(DEFAULT_FOLDER)]
-}
-
 /// A loaded library. It is never unloaded.
 pub struct Library {
     path: PathBuf,
@@ -256,20 +251,21 @@ fn check_rights(path: &Path, seen: &Metadata) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// All service libraries of the folders, in the order of their names, and what was refused. Of the folder of the programs
-/// only the files that are named as the framework's own services are; of others all `*.so`.
+/// All service libraries of the folders, in the order of their names, and what was refused. Of the folder of this program
+/// those files are tried that are named as the framework's own services are; of others all `*.so`.
 ///
 /// # Safety
 /// As [`Library::open`].
 pub unsafe fn load_all(folders: &[PathBuf]) -> (Vec<Arc<Library>>, Vec<LoadError>) {
     let (mut loaded, mut refused): (Vec<Arc<Library>>, Vec<LoadError>) = (Vec::new(), Vec::new());
+    let own = std::env::current_exe().ok().and_then(|it| it.parent().map(Path::to_owned));
     for folder in folders {
         let Ok(entries) = fs::read_dir(folder) else { continue };
         let mut found: Vec<String> = entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .filter(|name| {
-                let ours = name.starts_with(PREFIX) || folder == Path::new(DEFAULT_FOLDER);
-                ours && name.ends_with(".so")
+                let tried = name.starts_with(PREFIX) || own.as_ref() != Some(folder);
+                tried && name.ends_with(".so")
             })
             .collect();
         found.sort_unstable();
