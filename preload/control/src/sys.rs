@@ -406,6 +406,11 @@ pub unsafe fn splice(
     call!(SYS_splice, from, from_offset, to, to_offset, len, flags)
 }
 
+/// Whether a file has an extended attribute: fgetxattr(2).
+pub fn has_attribute(fd: c_int, name: &core::ffi::CStr) -> bool {
+    call!(SYS_fgetxattr, fd, name.as_ptr(), 0, 0).is_ok()
+}
+
 /// The file's mode bits.
 pub fn mode(fd: c_int) -> Result<libc::mode_t> {
     // SAFETY: `stat` is plain data, valid when zero.

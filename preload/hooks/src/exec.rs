@@ -1,12 +1,12 @@
 //! New programs in the place of this one, or started by it.
 //!
-//! The libc's `execl`, `execle` and `execlp` call its own `execve` internally and are not seen here, nor does the libc
-//! let anybody see the children of posix_spawn(3) and system(3).
+//! The libc's `execl`, `execle` and `execlp` call its own `execve` internally and are not seen here, nor are the shells of
+//! system(3) and popen(3), which have the library.
 
 use core::ffi::{c_char, c_int, c_void};
-use core::ptr::null;
 use freena_preload_control::next;
-use freena_preload_interface::exec;
+use freena_preload_interface::program::Name;
+use freena_preload_interface::{exec, spawn};
 use libc::pid_t;
 
 type Strings = *const *const c_char;
@@ -24,7 +24,7 @@ unsafe extern "C" {
 pub unsafe extern "C" fn execve(path: *const c_char, arguments: Strings, environment: Strings) -> c_int {
     // SAFETY: the program's.
     unsafe {
-        exec::before(path, environment);
+        exec::before(Name::Path(path), environment);
         next::execve(path, arguments, environment)
     }
 }
@@ -47,7 +47,7 @@ pub unsafe extern "C" fn execv(path: *const c_char, arguments: Strings) -> c_int
 pub unsafe extern "C" fn execvpe(file: *const c_char, arguments: Strings, environment: Strings) -> c_int {
     // SAFETY: the program's.
     unsafe {
-        exec::before(file, environment);
+        exec::before(Name::Searched(file), environment);
         next::execvpe(file, arguments, environment)
     }
 }
@@ -70,7 +70,7 @@ pub unsafe extern "C" fn execvp(file: *const c_char, arguments: Strings) -> c_in
 pub unsafe extern "C" fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_int {
     // SAFETY: the program's.
     unsafe {
-        exec::before(null(), environment);
+        exec::before(Name::Open(fd), environment);
         next::fexecve(fd, arguments, environment)
     }
 }
@@ -90,7 +90,8 @@ pub unsafe extern "C" fn posix_spawn(
 ) -> c_int {
     // SAFETY: the program's.
     unsafe {
-        exec::before_spawn(path, environment);
+        let prepared = spawn::before(Name::Path(path), actions, environment);
+        let actions = prepared.as_ref().map_or(actions, |prepared| prepared.actions());
         next::posix_spawn(pid, path, actions, attributes, arguments, environment)
     }
 }
@@ -110,7 +111,8 @@ pub unsafe extern "C" fn posix_spawnp(
 ) -> c_int {
     // SAFETY: the program's.
     unsafe {
-        exec::before_spawn(file, environment);
+        let prepared = spawn::before(Name::Searched(file), actions, environment);
+        let actions = prepared.as_ref().map_or(actions, |prepared| prepared.actions());
         next::posix_spawnp(pid, file, actions, attributes, arguments, environment)
     }
 }

@@ -6,7 +6,7 @@ use freena_shm_abi::ABI_VERSION;
 use freena_shm_abi::control::op;
 use std::process::Command;
 use support::FakeServer;
-use support::program::{c, compile, finish, preload, python};
+use support::program::{c, compile, finish, preload, python, without_the_library};
 
 #[test]
 fn duplicates_share_the_socket_until_the_last_is_closed() {
@@ -140,6 +140,104 @@ s.sendto(b'parent', PEER); assert s.recv(9) == b'parent'
 ",
     );
     assert!(log.contains("goes without the framework: its environment does not name the library"), "{log}");
+}
+
+/// What a program without the library finds behind the number that it is told: which flags, which name, and that a datagram
+/// to itself arrives, or a connection.
+const PLAIN: &str = r#"
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+int main(int count, char **args) {
+    int s = atoi(args[1]), copy = count > 3 ? atoi(args[3]) : s, flags = fcntl(s, F_GETFL), listens = 0;
+    struct sockaddr_in me; socklen_t len = sizeof me, size = sizeof listens; char b[9];
+    if (flags < 0) return 2;
+    if (!!(flags & O_NONBLOCK) != atoi(args[2])) return 3;
+    if (getsockname(s, (void *)&me, &len) || me.sin_family != AF_INET) return 4;
+    getsockopt(s, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size);
+    // What reaches a listener goes to the parent, too, while that has it.
+    if (listens && count == 3) return 0;
+    if (listens) {
+        int c = socket(AF_INET, SOCK_STREAM, 0);
+        if (connect(c, (void *)&me, len) || write(c, "x", 1) != 1) return 5;
+        int a = accept(s, NULL, NULL);
+        return a < 0 ? 6 : read(a, b, 9) == 1 ? 0 : 7;
+    }
+    if (sendto(s, "plain", 5, 0, (void *)&me, len) != 5) return 8;
+    usleep(1000);
+    return recv(copy, b, 9, 0) == 5 && !memcmp(b, "plain", 5) ? 0 : 9;
+}
+"#;
+
+/// posix_spawn(3) and exec of a static program, and of one whose environment does not name the library: the same as
+/// without freena, and the parent goes on with the framework's socket.
+#[test]
+fn spawned_programs_without_the_library_get_the_kernels_socket() {
+    let server = FakeServer::start();
+    let (fixed, plain) = (compile(PLAIN, &["-static"]), compile(PLAIN, &[]));
+    let script = format!(
+        "
+import shutil
+FIXED, PLAIN = '{}', '{}'
+def spawn(program, env, args, actions=(), search=False):
+    call = os.posix_spawnp if search else os.posix_spawn
+    pid = call(program, [program] + [str(a) for a in args], env, file_actions=actions)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def opened(listens, inherits, blocks):
+    s = socket.socket(socket.AF_INET, socket.SOCK_STREAM if listens else socket.SOCK_DGRAM)
+    s.bind(('127.0.0.1', 0))
+    if listens: s.listen()
+    s.setblocking(blocks); s.set_inheritable(inherits); return s
+NAMED = dict(os.environ); BARE = {{}}
+os.environ['PATH'] = os.path.dirname(FIXED) + ':' + os.environ['PATH']
+for program, env in (FIXED, NAMED), (PLAIN, BARE):
+  for listens in False, True:
+    for blocks in True, False:
+        s = opened(listens, True, blocks); f = s.fileno(); wait = int(not blocks)
+        def check(wanted, args, actions=(), **kw):
+            got = spawn(kw.pop('program', program), env, args, actions, **kw)
+            assert got == wanted, (got, program, listens, blocks, args, actions)
+        check(0, [f, wait])
+        check(0, [0, wait], [(os.POSIX_SPAWN_DUP2, f, 0)])
+        if not listens: check(0, [0, wait, f], [(os.POSIX_SPAWN_DUP2, f, 0)])
+        check(0, [40, wait], [(os.POSIX_SPAWN_DUP2, f, 40), (os.POSIX_SPAWN_CLOSE, f)])
+        check(2, [f, wait], [(os.POSIX_SPAWN_DUP2, f, 40), (os.POSIX_SPAWN_CLOSE, f)])
+        check(2, [f, wait], [(os.POSIX_SPAWN_CLOSE, f)])
+        check(4, [41, wait], [(os.POSIX_SPAWN_OPEN, f, '/dev/null', os.O_RDONLY | os.O_NONBLOCK * wait, 0), (os.POSIX_SPAWN_DUP2, f, 41)])
+        t = opened(listens, False, blocks); g = t.fileno()
+        check(2, [g, wait])
+        check(0, [0, wait], [(os.POSIX_SPAWN_DUP2, g, 0)])
+        check(2, [g, wait], [(os.POSIX_SPAWN_DUP2, g, 0)])
+        check(0, [g, wait], [(os.POSIX_SPAWN_DUP2, g, g)])
+        pid = os.fork()
+        if pid == 0: os.execve(program, [program, str(f), str(wait)], env)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        if program == FIXED: check(0, [f, wait], program=os.path.basename(FIXED), search=True)
+        assert os.get_inheritable(f) and not os.get_inheritable(g)
+        if not listens:
+            for one in s, t:
+                one.sendto(b'parent', PEER if 'LD_PRELOAD' in os.environ else one.getsockname()); time.sleep(0.02)
+                assert one.recv(9) == b'parent'
+# Nobody else has this one.
+pid = os.fork()
+if pid == 0:
+    l = opened(True, True, True)
+    os.execv(FIXED, [FIXED, str(l.fileno()), '0', 'accepts'])
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+",
+        fixed.display(),
+        plain.display()
+    );
+    let log = python(&server, &script);
+    for why in ["it is statically linked", "its environment does not name the library"] {
+        assert!(log.contains(&format!("the spawned program goes without the framework: {why}")), "{log}");
+    }
+    assert_eq!(server.count(op::ATTACH), 10, "the parent, and a child for each exec");
+    without_the_library(&script);
 }
 
 #[test]

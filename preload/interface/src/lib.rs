@@ -8,7 +8,7 @@
 //! - [`send`], [`receive`], [`ancillary`]: datagrams; [`stream`]: connections and listeners; [`token`]: readiness that the kernel can see;
 //! - [`poll`], [`select`], [`epoll`]: waiting;
 //! - [`names`], [`options`], [`companion`]: what the kernel's own socket knows;
-//! - [`descriptors`], [`exec`]: duplicates, flags, closing, new programs.
+//! - [`descriptors`]: duplicates, flags, closing; [`exec`], [`spawn`], [`program`]: new programs.
 //!
 //! # Rules
 //! - Nothing here allocates from the heap, panics on what a program passes, or changes `errno` of a call that succeeds.
@@ -26,10 +26,12 @@ pub mod names;
 pub mod options;
 pub mod outcome;
 pub mod poll;
+pub mod program;
 pub mod receive;
 pub mod select;
 pub mod send;
 pub mod socket;
+pub mod spawn;
 pub mod stream;
 pub mod table;
 pub mod takeover;

@@ -131,13 +131,27 @@ pub fn receive(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
     })
 }
 
-/// Accepts a connection of a listener that does not block: it, its name and its peer's.
+/// Accepts a connection without waiting: it, its name and its peer's.
+///
+/// A program without the library that has got the listener may have it wait (`exec`, `posix_spawn`), and flags are shared: it
+/// does not wait for the moment of the call.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr, SocketAddr)> {
-    let flags = libc::SOCK_CLOEXEC;
+    let number = listener.as_raw_fd();
+    // SAFETY: plain numbers.
+    let flags = check(unsafe { libc::fcntl(number, libc::F_GETFL) })?;
+    let waits = flags & libc::O_NONBLOCK == 0;
+    if waits {
+        set_nonblocking(listener)?;
+    }
     // SAFETY: no name is asked for.
-    let fd = own(check(unsafe {
-        libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags)
-    })?);
+    let fd = check(unsafe {
+        libc::accept4(number, std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC)
+    });
+    if waits {
+        // SAFETY: plain numbers.
+        unsafe { libc::fcntl(number, libc::F_SETFL, flags) };
+    }
+    let fd = own(fd?);
     let socket = socket2::SockRef::from(&fd);
     let name = |address: io::Result<socket2::SockAddr>| {
         address?.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))

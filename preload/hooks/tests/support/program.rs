@@ -63,6 +63,13 @@ pub fn python(server: &FakeServer, script: &str) -> String {
     succeed(command, script)
 }
 
+/// Runs a Python script as [`python`] does, but on the kernel's sockets.
+pub fn without_the_library(script: &str) {
+    let mut command = Command::new("python3");
+    command.arg("-c").arg(format!("{PRELUDE}\n{script}"));
+    succeed(command, script);
+}
+
 const PRELUDE: &str = "
 import ctypes, errno, fcntl, os, select, signal, socket, struct, sys, threading, time, termios
 def udp(addr=('127.0.0.1', 0), family=socket.AF_INET, **kw):
