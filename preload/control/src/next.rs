@@ -145,6 +145,10 @@ next! {
     close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int { raw!(SYS_close_range, first, last, flags) }
     fdopen(fd: c_int, mode: *const c_char) -> *mut libc::FILE { { let _ = (fd, mode); missing() + 1 } }
     prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int { raw!(SYS_prctl, option, a, b, c, d) }
+    vdprintf(fd: c_int, format: *const c_char, arguments: *mut c_void) -> c_int
+        { { let _ = (fd, format, arguments); missing() } }
+    __vdprintf_chk(fd: c_int, flag: c_int, format: *const c_char, arguments: *mut c_void) -> c_int
+        { { let _ = (fd, flag, format, arguments); missing() } }
     fclose(stream: *mut libc::FILE) -> c_int { { let _ = stream; missing() } }
     syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long
         { returned(sys::syscall(number, [a, b, c, d, e, f])) }

@@ -7,6 +7,8 @@
 mod data;
 mod descriptors;
 mod exec;
+#[cfg(target_arch = "x86_64")]
+mod print;
 mod result;
 mod stdio;
 mod system_call;

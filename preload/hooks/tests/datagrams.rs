@@ -3,8 +3,9 @@
 mod support;
 
 use freena_shm_abi::control::op;
+use std::process::Command;
 use support::FakeServer;
-use support::program::{c, python};
+use support::program::{c, compile, finish, python};
 
 #[test]
 fn a_bound_socket_is_taken_over_and_echoes() {
@@ -350,4 +351,56 @@ int main(int argc, char **argv) {
         &["-O2", "-D_FORTIFY_SOURCE=2"],
     );
     assert!(stderr.contains("is framework socket"), "{stderr}");
+}
+
+const PRINTS: &str = r#"
+#include <arpa/inet.h>
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+static int print(int fd, const char *format, ...) {
+    va_list list; va_start(list, format); int n = vdprintf(fd, format, list); va_end(list); return n;
+}
+/* The libc writes long texts in pieces. */
+static int all(int s, char *b, int n) {
+    int done = 0; while (done < n) { int got = recv(s, b + done, n - done, 0); if (got <= 0) return 0; done += got; }
+    return 1;
+}
+int main(int count, char **args) {
+    int s = socket(AF_INET, SOCK_DGRAM, 0), pipes[2], n; char b[60000], want[60000], big[30001];
+    struct sockaddr_in me = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) }; socklen_t len = sizeof me;
+    assert(bind(s, (void *)&me, sizeof me) == 0 && getsockname(s, (void *)&me, &len) == 0);
+    assert(connect(s, (void *)&me, sizeof me) == 0 && pipe(pipes) == 0);
+    memset(big, 'b', 30000); big[30000] = 0;
+    #define BOTH(call, ...) do { \
+        n = snprintf(want, sizeof want, __VA_ARGS__); \
+        assert(call(s, __VA_ARGS__) == n && all(s, b, n) && !memcmp(b, want, n)); \
+        assert(call(pipes[1], __VA_ARGS__) == n && read(pipes[0], b, sizeof b) == n && !memcmp(b, want, n)); \
+    } while (0)
+    BOTH(dprintf, "plain"); BOTH(print, "plain");
+    #define MANY "%d %s %ld %c %d %d %d %s %.3f %g %f %f %f %f %f %f %f %Lf %f|", \
+        1, "two", 3L, '4', count, 6, 7, "eight", 9.5, 10.25, .1, .2, .3, .4, .5, .6, .7, 1.5L, .8
+    BOTH(dprintf, MANY); BOTH(print, MANY);
+    BOTH(dprintf, "%s", big); BOTH(print, "%s %.1f", big, 2.5);
+    assert(dprintf(s, "%s", "") == 0 && recv(s, b, 9, MSG_DONTWAIT) == -1 && errno == EAGAIN);
+    close(s); assert(dprintf(s, "x") == -1 && errno == EBADF);
+    return 0;
+}
+"#;
+
+/// The same source, with and without the checks of the libc's headers, on the framework's sockets and on the kernel's.
+#[test]
+fn dprintf_writes_to_the_socket() {
+    for flags in [&["-O0"][..], &["-O2", "-D_FORTIFY_SOURCE=2"], &["-O2", "-U_FORTIFY_SOURCE"]] {
+        let server = FakeServer::start();
+        let log = c(&server, PRINTS, flags);
+        assert!(log.contains("is framework socket"), "{log}");
+        assert_eq!(server.shared.records.load(std::sync::atomic::Ordering::Relaxed), 6);
+        let output = finish(Command::new(compile(PRINTS, flags)));
+        assert!(output.status.success(), "{output:?}");
+    }
 }
