@@ -4,6 +4,7 @@ mod ebpf;
 mod header;
 mod ledger;
 mod run;
+mod services;
 mod toolchain;
 mod xsd;
 
@@ -26,6 +27,8 @@ enum Task {
     Xsd(Check),
     /// Writes the C headers of protocol and service libraries from the types of the interfaces
     Header(Check),
+    /// Writes docs/services-reference.md from the services' tables of parameters
+    Services(Check),
     /// Writes docs/ledger.md: what CPython's tests of sockets give with freena and without (as root; some 3 minutes)
     Ledger {
         #[command(flatten)]
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Ebpf(Check { check }) => ebpf::run(check),
         Task::Xsd(Check { check }) => xsd::run(check),
         Task::Header(Check { check }) => header::run(check),
+        Task::Services(Check { check }) => services::run(check),
         Task::Ledger { check, streams } => ledger::run(check.check, streams),
     };
     match result {

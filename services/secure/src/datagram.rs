@@ -16,9 +16,11 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 /// Bytes of an epoch.
 const EPOCH: usize = 16;
 /// Bytes before the message: epoch, number.
-pub(crate) const HEAD: usize = EPOCH + 4;
+pub const HEAD: usize = EPOCH + 4;
 /// Bytes of an epoch that name the flow and end.
 const NAME: std::ops::Range<usize> = 4..8;
+/// Most seconds that clocks may be said to differ.
+pub const MAX_SKEW: u64 = 3600;
 /// How long a sender uses an epoch, in seconds.
 const LIFE: u64 = 60;
 /// Most messages of an epoch.
@@ -56,7 +58,7 @@ struct Receiver {
 }
 
 /// A flow of datagrams.
-pub(crate) struct Datagrams {
+pub struct Datagrams {
     suite: Suite,
     key: Arc<crate::keys::Secret>,
     rekey: u64,
@@ -69,11 +71,11 @@ pub(crate) struct Datagrams {
     sender: Option<Sender>,
     receivers: Vec<Receiver>,
     epochs: u64,
-    pub(crate) stale: u64,
+    pub stale: u64,
 }
 
 impl Datagrams {
-    pub(crate) fn new(
+    pub fn new(
         suite: Suite,
         key: Arc<crate::keys::Secret>,
         rekey: u64,
@@ -128,7 +130,7 @@ impl Datagrams {
         self.sender.as_mut().ok_or(Trouble::Fault)
     }
 
-    pub(crate) fn seal(&mut self, message: &mut Message<'_>) -> Verdict {
+    pub fn seal(&mut self, message: &mut Message<'_>) -> Verdict {
         let length = message.bytes().len();
         let kind = message.kind();
         let sender = self.sender(message.now())?;
@@ -143,7 +145,7 @@ impl Datagrams {
         Ok(Passed::On)
     }
 
-    pub(crate) fn open(&mut self, message: &mut Message<'_>) -> Verdict {
+    pub fn open(&mut self, message: &mut Message<'_>) -> Verdict {
         let (kind, now) = (message.kind(), message.now());
         let Some((head, body)) = message.bytes().split_at_mut_checked(HEAD) else {
             return Err(Trouble::Malformed);
@@ -204,7 +206,7 @@ impl Datagrams {
         self.receivers.insert(at, receiver);
     }
 
-    pub(crate) fn epochs(&self) -> u64 {
+    pub fn epochs(&self) -> u64 {
         self.epochs
     }
 }
@@ -218,7 +220,7 @@ fn random(bytes: &mut [u8]) -> Result<(), Trouble> {
 fn make_room(remembered: &mut HashMap<Epoch, Seen>, time: u64, skew: u64) {
     if remembered.len() >= MAX_REMEMBERED / 2 {
         // The widest skew that the table of parameters allows counts, since flows differ.
-        let widest = skew.max(crate::MAX_SKEW) + LIFE;
+        let widest = skew.max(MAX_SKEW) + LIFE;
         remembered.retain(|epoch, _| seconds(epoch).abs_diff(time) <= widest);
     }
 }

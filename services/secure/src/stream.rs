@@ -43,7 +43,7 @@ impl Way {
 }
 
 /// Both directions of a stream.
-pub(crate) struct Stream {
+pub struct Stream {
     out: Way,
     inward: Way,
     rekey: u64,
@@ -51,7 +51,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     /// With keys that are this flow's alone: `transcript` has the random numbers of both ends in it.
-    pub(crate) fn new(suite: Suite, key: &[u8], transcript: &[u8; 32], client: bool, rekey: u64) -> Self {
+    pub fn new(suite: Suite, key: &[u8], transcript: &[u8; 32], client: bool, rekey: u64) -> Self {
         let name = suite.name();
         let way = |role: &str| {
             let info: [&[u8]; 3] = [b"freena crypto 1 stream ", name.as_bytes(), role.as_bytes()];
@@ -62,7 +62,7 @@ impl Stream {
         Self { out, inward, rekey }
     }
 
-    pub(crate) fn seal(&mut self, message: &mut Message<'_>) -> Verdict {
+    pub fn seal(&mut self, message: &mut Message<'_>) -> Verdict {
         let aad = message.kind().to_be_bytes();
         let length = message.bytes().len();
         let nonce = self.out.nonce();
@@ -73,7 +73,7 @@ impl Stream {
         Ok(Passed::On)
     }
 
-    pub(crate) fn open(&mut self, message: &mut Message<'_>) -> Verdict {
+    pub fn open(&mut self, message: &mut Message<'_>) -> Verdict {
         let aad = message.kind().to_be_bytes();
         let nonce = self.inward.nonce();
         let sealed = message.bytes();
@@ -84,7 +84,7 @@ impl Stream {
         Ok(Passed::On)
     }
 
-    pub(crate) fn rekeys(&self) -> u64 {
+    pub fn rekeys(&self) -> u64 {
         self.out.rekeys + self.inward.rekeys
     }
 }

@@ -3,7 +3,7 @@
 //! AES in GCM (NIST SP 800-38D; RFC 5116) and ChaCha20-Poly1305 (RFC 8439) are what they are. CTR and CBC only encrypt, so an
 //! HMAC-SHA-256 over nonce, associated data and cipher text, cut to 16 bytes (RFC 4868), follows (encrypt-then-MAC). The
 //! initialization vector of CBC must be unpredictable (NIST SP 800-38A, appendix C): it is the nonce, encrypted with a key
-//! of its own.
+//! of its own. HMAC-SHA-256 and BLAKE3 alone authenticate and leave the message readable.
 
 use crate::keys::Secret;
 use aes::cipher::{
@@ -34,6 +34,10 @@ pub enum Suite {
     Cbc(u16),
     /// ChaCha20-Poly1305.
     ChaCha,
+    /// No encryption, HMAC-SHA-256.
+    Hmac,
+    /// No encryption, keyed BLAKE3.
+    Blake3,
 }
 
 impl Suite {
@@ -44,13 +48,15 @@ impl Suite {
             Self::Ctr(bits) => format!("AES-{bits}-CTR-HMAC-SHA-256"),
             Self::Cbc(bits) => format!("AES-{bits}-CBC-HMAC-SHA-256"),
             Self::ChaCha => "ChaCha20-Poly1305".to_owned(),
+            Self::Hmac => "HMAC-SHA-256".to_owned(),
+            Self::Blake3 => "BLAKE3".to_owned(),
         }
     }
 
     fn key_bytes(self) -> usize {
         match self {
             Self::Gcm(bits) | Self::Ctr(bits) | Self::Cbc(bits) => usize::from(bits) / 8,
-            Self::ChaCha => 32,
+            Self::ChaCha | Self::Hmac | Self::Blake3 => 32,
         }
     }
 
@@ -91,6 +97,8 @@ enum Keyed {
     Ring(Box<LessSafeKey>),
     Gcm192(Box<aes_gcm::AesGcm<Aes192, aes::cipher::consts::U12>>),
     Mac { cipher: Aes, vector: Option<Aes>, mac: Box<hmac::Key> },
+    Hmac(Box<hmac::Key>),
+    Blake3(Box<blake3::Hasher>),
 }
 
 enum Aes {
@@ -140,6 +148,12 @@ impl Cipher {
             Suite::Gcm(128) => ring(&AES_128_GCM, &key),
             Suite::Gcm(192) => Keyed::Gcm192(Box::new(aes_gcm::AesGcm::new(GenericArray::from_slice(&key)))),
             Suite::Gcm(_) => ring(&AES_256_GCM, &key),
+            Suite::Hmac => Keyed::Hmac(Box::new(hmac::Key::new(hmac::HMAC_SHA256, &key))),
+            Suite::Blake3 => {
+                let mut fixed = Secret::default();
+                fixed.copy_from_slice(&key);
+                Keyed::Blake3(Box::new(blake3::Hasher::new_keyed(&fixed)))
+            }
             Suite::ChaCha => ring(&CHACHA20_POLY1305, &key),
             Suite::Ctr(_) | Suite::Cbc(_) => {
                 let mut mac = Secret::default();
@@ -166,6 +180,8 @@ impl Cipher {
                 let tag = key.encrypt_in_place_detached(GenericArray::from_slice(&nonce), aad, body);
                 tail.copy_from_slice(&tag.expect("a message is shorter than 64 GiB"));
             }
+            Keyed::Hmac(key) => tail.copy_from_slice(&authenticate(key, nonce, aad, &[body])),
+            Keyed::Blake3(key) => tail.copy_from_slice(&authenticate_blake3(key, nonce, aad, body)),
             Keyed::Mac { cipher, vector, mac } => {
                 let (padding, tag) = tail.split_at_mut(tail.len() - TAG);
                 match vector {
@@ -193,6 +209,15 @@ impl Cipher {
                 let (body, tag) = message.split_at_mut(length);
                 let (nonce, tag) = (GenericArray::from_slice(&nonce), GenericArray::from_slice(tag));
                 key.decrypt_in_place_detached(nonce, aad, body, tag).ok().map(|()| length)
+            }
+            Keyed::Hmac(_) | Keyed::Blake3(_) => {
+                let (body, tag) = message.split_at_mut(length);
+                let expected = match &self.keyed {
+                    Keyed::Blake3(key) => authenticate_blake3(key, nonce, aad, body),
+                    Keyed::Hmac(key) => authenticate(key, nonce, aad, &[body]),
+                    _ => return None,
+                };
+                bool::from(expected.as_slice().ct_eq(tag)).then_some(length)
             }
             Keyed::Mac { cipher, vector, mac } => {
                 let (body, tag) = message.split_at_mut(length);
@@ -233,6 +258,16 @@ fn authenticate(key: &hmac::Key, nonce: [u8; NONCE], aad: &[u8], parts: &[&[u8]]
     context.update(aad);
     parts.iter().for_each(|part| context.update(part));
     context.sign().as_ref()[..TAG].try_into().expect("16 of 32 bytes")
+}
+
+/// The first 16 bytes of a keyed BLAKE3.
+fn authenticate_blake3(key: &blake3::Hasher, nonce: [u8; NONCE], aad: &[u8], body: &[u8]) -> [u8; TAG] {
+    let mut hasher = key.clone();
+    hasher.update(&nonce);
+    hasher.update(&(aad.len() as u32).to_be_bytes());
+    hasher.update(aad);
+    hasher.update(body);
+    hasher.finalize().as_bytes()[..TAG].try_into().expect("16 of 32 bytes")
 }
 
 /// The nonce and a counter from 0 as a block.

@@ -5,7 +5,7 @@ use crate::keys::{self, Kind};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-const ALL: [Suite; 10] = [
+const ALL: [Suite; 12] = [
     Suite::Gcm(128),
     Suite::Gcm(192),
     Suite::Gcm(256),
@@ -16,6 +16,8 @@ const ALL: [Suite; 10] = [
     Suite::Cbc(192),
     Suite::Cbc(256),
     Suite::ChaCha,
+    Suite::Hmac,
+    Suite::Blake3,
 ];
 
 fn seal(cipher: &Cipher, nonce: [u8; NONCE], aad: &[u8], plain: &[u8]) -> Vec<u8> {
@@ -49,7 +51,7 @@ fn what_is_sealed_opens_with_the_same_key_nonce_and_data_only() {
             assert_eq!(open(&cipher, [2; NONCE], b"data", &sealed), None, "{suite:?}: nonce");
             assert_eq!(open(&cipher, [1; NONCE], b"date", &sealed), None, "{suite:?}: data");
             assert_eq!(open(&other, [1; NONCE], b"data", &sealed), None, "{suite:?}: key");
-            if length >= 16 {
+            if length >= 16 && !matches!(suite, Suite::Hmac | Suite::Blake3) {
                 assert_ne!(&sealed[..16], &plain[..16]);
             }
             for cut in 0..sealed.len().min(40) {
