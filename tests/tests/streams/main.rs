@@ -5,6 +5,7 @@ mod adverse;
 #[allow(dead_code, reason = "shared with other tests")]
 mod client;
 mod libraries;
+mod neighbours;
 mod transfer;
 #[allow(dead_code, reason = "each test uses a part")]
 mod wire;

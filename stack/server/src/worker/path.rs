@@ -89,7 +89,7 @@ pub(super) struct Unresolved {
     /// Its interface.
     ifindex: u32,
     /// The next hop.
-    next: IpAddr,
+    pub(super) next: IpAddr,
     /// Whether the kernel says that it does not answer.
     pub(super) failed: bool,
 }

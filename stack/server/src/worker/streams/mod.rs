@@ -15,6 +15,7 @@ mod events;
 mod memory;
 mod options;
 mod programs;
+mod solicit;
 mod table;
 mod transmit;
 

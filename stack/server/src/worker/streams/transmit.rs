@@ -6,6 +6,7 @@
 use super::super::path::{Fast, Path as Way, Unresolved};
 use super::super::transmit::give;
 use super::engines::Outgoing;
+use super::solicit::{FRAME, Solicited, solicitation};
 use super::{WAY_LIFETIME, Worker, driver, find_way};
 use crate::stream::Stream;
 use freena_ip::MIN_V4;
@@ -13,7 +14,7 @@ use freena_stack_api::{Burst, Chunk, Gso};
 use freena_tcp::IcmpError;
 use freena_wire::{checksum, ethernet, ipv4, ipv6};
 use std::mem;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -60,6 +61,7 @@ pub(super) struct Stage {
     staged: Vec<Staged>,
     held: Vec<Held>,
     retry_at: Option<Instant>,
+    solicited: Solicited,
     ip_id: u16,
 }
 
@@ -70,6 +72,24 @@ impl Stage {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.retry_at
+    }
+
+    /// Stages a solicitation for `next` from `own`.
+    fn solicit(&mut self, fast: &Fast, own: Ipv6Addr, next: Ipv6Addr) {
+        let mut header = [0; MAX_HEADER];
+        header[..FRAME].copy_from_slice(&solicitation(fast.src_mac, own, next));
+        self.staged.push(Staged {
+            stream: None,
+            port: fast.port,
+            header,
+            header_len: FRAME as u8,
+            l4: 0,
+            checksum: 0,
+            chunks: [Chunk::new(&[]); 2],
+            payload_len: 0,
+            segment: 0,
+            gso: Gso::None,
+        });
     }
 
     /// Neighbours have changed.
@@ -151,6 +171,13 @@ impl Worker {
             return;
         }
         self.paths.solicit(hop);
+        // The kernel may have had no address to ask from.
+        if self.now.duration_since(since) >= HOLD
+            && let (IpAddr::V6(own), IpAddr::V6(next)) = (transmit.flow.local, hop.next)
+            && self.streams.stage.solicited.may(hop.fast.port, hop.next, self.now)
+        {
+            self.streams.stage.solicit(&hop.fast, own, next);
+        }
         let stage = &mut self.streams.stage;
         stage.retry_at.get_or_insert(self.now + HOLD);
         // A retransmission takes the place of what it repeats.
