@@ -5,7 +5,9 @@
 //! anything is not as it should be. `docs/services.md` describes what goes over the wire.
 #![deny(unsafe_code)]
 
+mod agreement;
 mod buffer;
+mod change;
 mod datagram;
 mod error;
 mod flow;
@@ -17,6 +19,7 @@ mod stream;
 mod wire;
 
 pub use buffer::Buffer;
+pub use change::Change;
 pub use datagram::{Arrived, DatagramFlow};
 pub use error::{Alert, FlowError};
 pub use flow::{Flow, Resolved, Role, Wishes};

@@ -54,9 +54,9 @@ impl Pipeline {
         most: usize,
         now: u64,
     ) -> Result<Self, FlowError> {
-        if services.is_empty() || services.len() > MAX_SERVICES {
+        if services.len() > MAX_SERVICES {
             let count = services.len();
-            return Err(FlowError::Unfit(format!("{count} services, expected 1 to {MAX_SERVICES}")));
+            return Err(FlowError::Unfit(format!("{count} services, expected at most {MAX_SERVICES}")));
         }
         let mut instances = Vec::with_capacity(services.len());
         for it in services {
@@ -192,7 +192,7 @@ impl Pipeline {
             total = instance.most(direction, total);
         }
         total += header;
-        if rewrites > 1 && self.spare.len() < total {
+        if rewrites > 0 && self.spare.len() < total {
             self.spare.resize(total, 0);
         }
         let (spare, instances) = (&mut self.spare[..], &mut self.instances);

@@ -1,21 +1,16 @@
 //! A stream with services.
 
+use crate::agreement::Agreement;
 use crate::buffer::Buffer;
+use crate::change::{Change, Pending};
 use crate::error::{Alert, FlowError};
 use crate::flow::{Flow, Resolved, Role, Wishes};
-use crate::offer::Offer;
 use crate::pipeline::{Figure, Pipeline};
 use crate::wire::{Frame, HEADER, MAGIC, MAX_REST, VERSION, header, length, words};
-use crate::{Blocked, MAX_CHUNK, PATIENCE, PLAIN_PATIENCE, Sealed, random};
-use freena_service_host::abi::{
-    FREENA_SERVICE_CONFIRM, FREENA_SERVICE_DATA, FREENA_SERVICE_END, FREENA_SERVICE_NEVER,
-};
+use crate::{Blocked, MAX_CHUNK, PATIENCE, PLAIN_PATIENCE, Sealed};
+use freena_service_host::abi::{FREENA_SERVICE_DATA, FREENA_SERVICE_END, FREENA_SERVICE_NEVER};
 use freena_service_host::{Context, Direction};
-use sha2::{Digest, Sha256};
 use std::io::IoSlice;
-
-/// Most bytes of a handshake message of a service.
-const MAX_HANDSHAKE: usize = 4096;
 
 /// How far a stream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,32 +45,31 @@ pub struct Opened {
 /// - [`StreamFlow::open`] takes what has arrived, whole frames of it; [`StreamFlow::need`] tells how much must be there.
 /// - [`StreamFlow::seal`] takes what the program sends, once the two ends agree.
 /// - [`StreamFlow::timer`] is called when [`StreamFlow::deadline`] has passed.
+/// - [`StreamFlow::propose`] and [`StreamFlow::answer`] change the services while bytes go on passing.
 ///
 /// After an error the flow is over: every call gives the same error, and `transmit` what the peer is to know of it.
 #[derive(Debug)]
 pub struct StreamFlow {
-    flow: Flow,
-    pipeline: Pipeline,
-    offer: Offer,
-    /// The offer as it goes over the wire.
-    encoded: Vec<u8>,
+    pub(crate) flow: Flow,
+    /// What the two ends have agreed on last, and the services.
+    pub(crate) agreement: Box<Agreement>,
+    pub(crate) pending_change: Option<Pending>,
+    pub(crate) change: Option<Change>,
+    pub(crate) changes: u64,
+    pub(crate) proposals: u32,
     /// What is to be sent besides the program's bytes.
-    pending: Buffer,
+    pub(crate) pending: Buffer,
     /// Where what the program sends in pieces is put together.
     gather: Vec<u8>,
-    stage: Stage,
+    pub(crate) stage: Stage,
     begun: u64,
-    /// Services whose handshake this end has not finished.
-    open_handshakes: u32,
-    /// Own proof of the key is sent: the program's bytes may follow.
-    confirmed: bool,
-    ended: bool,
-    peer_ended: bool,
+    pub(crate) ended: bool,
+    pub(crate) peer_ended: bool,
     error: Option<FlowError>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(crate) enum Stage {
     /// The peer's magic and offer are awaited.
     Hello,
     /// Handshakes of services, and the peer's proof of the key.
@@ -90,28 +84,24 @@ impl StreamFlow {
     /// # Errors
     /// A service refuses the flow or cannot be inserted into streams, or there is no randomness.
     pub fn new(services: &[Resolved], flow: Flow, now: u64) -> Result<Self, FlowError> {
-        let mut pipeline = Pipeline::new(services, &flow, false, MAX_REST - MAX_CHUNK, now)?;
-        let services = pipeline.offers(services)?;
-        let nonce = random::nonce().map_err(|error| FlowError::Unfit(format!("no random bytes: {error}")))?;
-        let offer = Offer { role: flow.role, nonce, services };
-        let encoded = offer.encode();
         let mut it = Self {
             flow,
-            pipeline,
-            offer,
-            encoded,
+            agreement: Box::new(Agreement::new(services, &flow, [0; 32], now)?),
+            pending_change: None,
+            change: None,
+            changes: 0,
+            proposals: 0,
             pending: Buffer::new(),
             gather: Vec::new(),
             stage: Stage::Hello,
             begun: now,
-            open_handshakes: 0,
-            confirmed: false,
             ended: false,
             peer_ended: false,
             error: None,
         };
         if flow.role == Role::Client {
-            it.hello();
+            it.agreement.offer();
+            it.tell();
         }
         Ok(it)
     }
@@ -129,7 +119,7 @@ impl StreamFlow {
 
     /// Whether the program's bytes are taken: the peer has a part in it, and, for a client, has proved its key.
     pub fn can_seal(&self) -> bool {
-        self.confirmed
+        self.agreement.confirmed
             && self.error.is_none()
             && (self.stage == Stage::Open || self.flow.role == Role::Server)
     }
@@ -141,12 +131,12 @@ impl StreamFlow {
 
     /// What services wish for of the socket below.
     pub fn wishes(&self) -> Wishes {
-        self.pipeline.wishes()
+        self.out().wishes()
     }
 
     /// The figures of all services.
     pub fn figures(&mut self) -> Vec<Figure> {
-        self.pipeline.figures()
+        self.out_mut().figures()
     }
 
     /// Appends what is to be sent besides the program's bytes to `out`; whether there was any. To be asked after every other
@@ -155,7 +145,7 @@ impl StreamFlow {
         let before = out.len();
         out.push(self.pending.as_slice());
         self.pending.clear();
-        if self.confirmed && self.error.is_none() {
+        if self.agreement.confirmed && self.error.is_none() {
             let result = self.own_messages(now, out);
             let _ = self.note(result);
         }
@@ -244,26 +234,23 @@ impl StreamFlow {
                 let alert = rest.first().and_then(|code| Alert::of(*code)).unwrap_or(Alert::Malformed);
                 Err(FlowError::Alert { alert, why: words(rest.get(1..).unwrap_or_default()) })
             }
-            (Frame::Hello, Stage::Hello) => self.peer_offers(now, rest).map(|()| 0),
-            (Frame::Handshake, Stage::Agreeing) => self.handshake(now, rest).map(|()| 0),
-            (Frame::Confirm, Stage::Agreeing) if self.open_handshakes == 0 => {
-                // Nothing of the program's is in it, and nothing reaches `out`.
-                let mut nothing = Buffer::new();
-                let context = Context { kind: FREENA_SERVICE_CONFIRM, now };
-                let length = self.pipeline.inbound(context, rest, &mut nothing);
-                match length.map_err(FlowError::of_agreement)? {
-                    Some(0) => self.stage = Stage::Open,
-                    _ => return Err(FlowError::Malformed("a proof of the key that is not empty".into())),
+            (Frame::Hello, Stage::Hello) | (Frame::Handshake | Frame::Confirm, Stage::Agreeing) => {
+                self.stage = Stage::Agreeing;
+                let result = self.agreement.receive(now, kind, rest);
+                self.tell();
+                if self.agreement.proven {
+                    self.stage = Stage::Open;
                 }
-                Ok(0)
+                result.map(|()| 0)
             }
+            (Frame::Control, Stage::Open) => self.control(now, rest).map(|()| 0),
             (Frame::Data, Stage::Open) if !self.peer_ended => {
                 let context = Context { kind: FREENA_SERVICE_DATA, now };
-                let length = self.pipeline.inbound(context, rest, out);
+                let length = self.inward().inbound(context, rest, out);
                 let mut produced = length.map_err(FlowError::of_message)?.unwrap_or(0);
                 out.commit(produced);
                 while let Some(length) = self
-                    .pipeline
+                    .inward()
                     .extra(Direction::Inbound, context, 0, MAX_REST, out)
                     .map_err(FlowError::of_message)?
                 {
@@ -274,7 +261,7 @@ impl StreamFlow {
             }
             (Frame::End, Stage::Open) if !self.peer_ended => {
                 let context = Context { kind: FREENA_SERVICE_END, now };
-                let length = self.pipeline.inbound(context, rest, out).map_err(FlowError::of_message)?;
+                let length = self.inward().inbound(context, rest, out).map_err(FlowError::of_message)?;
                 if length.unwrap_or(0) != 0 {
                     return Err(FlowError::Malformed("an end that is not empty".into()));
                 }
@@ -285,86 +272,41 @@ impl StreamFlow {
         }
     }
 
-    fn hello(&mut self) {
-        self.pending.push(&MAGIC);
-        self.pending.push(&header(Frame::Hello, self.encoded.len()));
-        self.pending.push(&self.encoded);
-    }
-
-    fn peer_offers(&mut self, now: u64, rest: &[u8]) -> Result<(), FlowError> {
-        if self.flow.role == Role::Server {
-            self.hello();
-        }
-        let peer = Offer::decode(rest)
-            .ok_or_else(|| FlowError::Malformed("an offer that cannot be read".to_owned()))?;
-        if peer.role == self.offer.role || peer.nonce == self.offer.nonce {
-            return Err(FlowError::Malformed("an offer of this end's own kind came back".to_owned()));
-        }
-        self.offer.compare(&peer)?;
-        let (first, second) = match self.flow.role {
-            Role::Client => (self.encoded.as_slice(), rest),
-            Role::Server => (rest, self.encoded.as_slice()),
-        };
-        let mut hash = Sha256::new();
-        hash.update(MAGIC);
-        hash.update(first);
-        hash.update(second);
-        let transcript: [u8; 32] = hash.finalize().into();
-        for (index, (instance, peers)) in self.pipeline.instances().iter_mut().zip(&peer.services).enumerate()
-        {
-            let agreed = instance.agree(&peers.announcement, self.offer.nonce, peer.nonce, transcript);
-            agreed.map_err(FlowError::of_agreement)?;
-            self.open_handshakes |= u32::from(instance.has_handshake()) << index;
-        }
-        self.stage = Stage::Agreeing;
-        if self.flow.role == Role::Client {
-            for index in 0..self.offer.services.len() {
-                if self.open_handshakes & 1 << index != 0 {
-                    self.step(index, &[])?;
-                }
+    /// Moves what the agreement has to say to the peer to what is to be sent.
+    fn tell(&mut self) {
+        for (frame, message) in std::mem::take(&mut self.agreement.outbox) {
+            if frame == Frame::Hello {
+                self.pending.push(&MAGIC);
             }
-        }
-        self.confirm(now)
-    }
-
-    fn handshake(&mut self, now: u64, rest: &[u8]) -> Result<(), FlowError> {
-        let (index, input) = rest.split_first().ok_or_else(|| FlowError::Malformed("no handshake".into()))?;
-        let index = usize::from(*index);
-        if index >= 32 || self.open_handshakes & 1 << index == 0 {
-            return Err(FlowError::Malformed(format!("a handshake of service {index}, which has none open")));
-        }
-        self.step(index, input)?;
-        self.confirm(now)
-    }
-
-    /// One step of a service's handshake.
-    fn step(&mut self, index: usize, input: &[u8]) -> Result<(), FlowError> {
-        let mut message = vec![index as u8];
-        let instance = &mut self.pipeline.instances()[index];
-        let done = instance.handshake(input, &mut message, MAX_HANDSHAKE).map_err(FlowError::of_agreement)?;
-        if message.len() > 1 {
-            self.pending.push(&header(Frame::Handshake, message.len()));
+            self.pending.push(&header(frame, message.len()));
             self.pending.push(&message);
         }
-        if done {
-            self.open_handshakes &= !(1 << index);
-        }
-        Ok(())
     }
 
-    /// Proves the key, once all handshakes are over.
-    fn confirm(&mut self, now: u64) -> Result<(), FlowError> {
-        if self.open_handshakes != 0 || self.confirmed {
-            return Ok(());
+    /// The services of this end's direction.
+    fn out(&self) -> &Pipeline {
+        match &self.pending_change {
+            Some(Pending::Agreeing { agreement, switched: [true, _], .. }) => &agreement.pipeline,
+            _ => &self.agreement.pipeline,
         }
-        let mut pending = std::mem::take(&mut self.pending);
-        let result = self.seal_frame(now, Frame::Confirm, FREENA_SERVICE_CONFIRM, &[], &mut pending);
-        self.pending = pending;
-        self.confirmed = result.is_ok();
-        result
     }
 
-    fn seal_frame(
+    fn out_mut(&mut self) -> &mut Pipeline {
+        match &mut self.pending_change {
+            Some(Pending::Agreeing { agreement, switched: [true, _], .. }) => &mut agreement.pipeline,
+            _ => &mut self.agreement.pipeline,
+        }
+    }
+
+    /// The services of the peer's direction.
+    pub(crate) fn inward(&mut self) -> &mut Pipeline {
+        match &mut self.pending_change {
+            Some(Pending::Agreeing { agreement, switched: [_, true], .. }) => &mut agreement.pipeline,
+            _ => &mut self.agreement.pipeline,
+        }
+    }
+
+    pub(crate) fn seal_frame(
         &mut self,
         now: u64,
         frame: Frame,
@@ -372,17 +314,17 @@ impl StreamFlow {
         plain: &[u8],
         out: &mut Buffer,
     ) -> Result<(), FlowError> {
-        let length = self.pipeline.outbound(Context { kind, now }, plain, HEADER, out);
+        let length = self.out_mut().outbound(Context { kind, now }, plain, HEADER, out);
         let Some(length) = length.map_err(FlowError::of_message)? else { return Ok(()) };
         frame_around(frame, length, out);
         Ok(())
     }
 
     /// What services have of their own.
-    fn own_messages(&mut self, now: u64, out: &mut Buffer) -> Result<(), FlowError> {
+    pub(crate) fn own_messages(&mut self, now: u64, out: &mut Buffer) -> Result<(), FlowError> {
         let context = Context { kind: FREENA_SERVICE_DATA, now };
         while let Some(length) = self
-            .pipeline
+            .out_mut()
             .extra(Direction::Outbound, context, HEADER, MAX_CHUNK, out)
             .map_err(FlowError::of_message)?
         {
@@ -440,7 +382,7 @@ impl StreamFlow {
             if chunk.is_empty() {
                 break;
             }
-            let at = self.pipeline.admit(now, chunk.len());
+            let at = self.out_mut().admit(now, chunk.len());
             if at > now {
                 sealed.blocked = Some(Blocked::Until(at));
                 break;
@@ -493,7 +435,7 @@ impl StreamFlow {
         match self.stage {
             _ if self.error.is_some() => FREENA_SERVICE_NEVER,
             Stage::Hello | Stage::Agreeing => self.begun.saturating_add(self.patience()),
-            Stage::Open => self.pipeline.deadline(),
+            Stage::Open => self.out_mut().deadline(),
             Stage::Plain => FREENA_SERVICE_NEVER,
         }
     }
@@ -517,18 +459,18 @@ impl StreamFlow {
             Stage::Hello | Stage::Agreeing => {
                 return self.note(Err(FlowError::NoAgreement(PATIENCE / 1_000_000_000)));
             }
-            Stage::Open => self.pipeline.timer(now),
+            Stage::Open => self.out_mut().timer(now),
             Stage::Plain => {}
         }
         Ok(())
     }
 
-    fn alive(&self) -> Result<(), FlowError> {
+    pub(crate) fn alive(&self) -> Result<(), FlowError> {
         self.error.clone().map_or(Ok(()), Err)
     }
 
     /// Remembers an error, and what the peer is to know of it.
-    fn note<T>(&mut self, result: Result<T, FlowError>) -> Result<T, FlowError> {
+    pub(crate) fn note<T>(&mut self, result: Result<T, FlowError>) -> Result<T, FlowError> {
         if let Err(error) = &result {
             let known =
                 self.stage != Stage::Hello || self.flow.role == Role::Client || !self.pending.is_empty();

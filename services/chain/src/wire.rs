@@ -33,12 +33,14 @@ pub(crate) enum Frame {
     End = 5,
     /// Why the flow ends, in the clear: an [`crate::Alert`], words.
     Alert = 6,
+    /// About a change, through the services: [`crate::change`].
+    Control = 7,
 }
 
 impl Frame {
     pub(crate) fn of(kind: u8) -> Option<Self> {
         use Frame::*;
-        [Hello, Handshake, Confirm, Data, End, Alert].into_iter().find(|it| *it as u8 == kind)
+        [Hello, Handshake, Confirm, Data, End, Alert, Control].into_iter().find(|it| *it as u8 == kind)
     }
 }
 

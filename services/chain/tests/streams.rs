@@ -262,12 +262,18 @@ proptest! {
     fn any_cut_gives_the_same_bytes(
         writes in prop::collection::vec(prop::collection::vec(0usize..40_000, 0..4), 1..8),
         cuts in prop::collection::vec(1usize..30_000, 1..20),
-        trace in any::<bool>(),
+        stack in 0usize..6,
     ) {
-        let mut services = vec![crypto(&[])];
-        if trace {
-            services.insert(0, service("trace", &[]));
-        }
+        let (trace, compression) = (|| service("trace", &[]), || service("compression", &[]));
+        let auth = || service("auth", &[("key", &key(0))]);
+        let services = match stack {
+            0 => vec![crypto(&[])],
+            1 => vec![trace(), crypto(&[])],
+            2 => vec![compression(), crypto(&[]), trace()],
+            3 => vec![crypto(&[]), compression(), auth()],
+            4 => vec![compression(), trace(), compression(), crypto(&[("mode", "CBC")])],
+            _ => vec![],
+        };
         let (mut client, mut server) = pair(&services);
         let mut sent = Vec::new();
         let mut wire = Vec::new();
