@@ -128,6 +128,8 @@ fn wake_another(fd: c_int, held: &Held) {
         && app.status.fetch_or(status::NOTIFIED, Ordering::Relaxed) & status::NOTIFIED == 0
     {
         app.status.fetch_or(status::EXTRA, Ordering::Relaxed);
+        // In words too, since where the transmit ring is full the server leaves messages unread.
+        wake::token_taken(&held.page().rx_wake.0.token, true);
         message(fd, held, b"t");
     }
 }

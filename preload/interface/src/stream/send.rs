@@ -120,6 +120,10 @@ pub(crate) fn push(
             let Some(held) = table::hold(fd) else {
                 return if done > 0 { Ok(done as isize) } else { Err(Stop::Bypass(not_ours(fd))) };
             };
+            if done > 0 && held.page().error.0.load(Ordering::Relaxed) != 0 {
+                // What was taken is told now, and the error by the next call.
+                return Ok(done as isize);
+            }
             match attempt(&held, flags, total - done, &mut put) {
                 Ok(Attempt { len, is_last }) => {
                     if len > 0 {

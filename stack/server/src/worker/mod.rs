@@ -268,6 +268,8 @@ impl Worker {
             self.retire_quiet_streams();
             self.clear_remains();
             self.shrink_idle_streams();
+            self.look_at_stuffed();
+            self.find_forgotten_streams();
             if self.look(Some(Duration::ZERO)) > 0 {
                 idle.worked(self.now);
             } else if work == 0 && idle.should_sleep(self.now) {
@@ -292,7 +294,6 @@ impl Worker {
             let until_deadline = deadline.map(|deadline| deadline.saturating_duration_since(now));
             if self.look(Some(until_deadline.map_or(LONGEST_SLEEP, |time| time.min(LONGEST_SLEEP)))) == 0 {
                 self.find_forgotten();
-                self.find_forgotten_streams();
             }
         }
     }

@@ -45,7 +45,7 @@ pub(super) fn read(companion: &OwnedFd, ipv6: bool, asked: &Asked) {
     put(&asked.header_fields, (tos & 0xff) | (ttl & 0xff) << 8);
     let word = match SockRef::from(companion).tcp_congestion().as_deref() {
         Ok([b'r', b'e', b'n', b'o', ..]) => congestion::RENO,
-        Ok([b'b', b'b', b'r', ..]) => congestion::BBR,
+        // BBR too, which the engine does not have: what runs is what is told.
         _ => congestion::CUBIC,
     };
     asked.congestion.store(word, Ordering::Relaxed);

@@ -120,7 +120,7 @@ fn connection(stream: &Stream, protocol: String, peer: (IpAddr, u16), path: &str
         worker: stream.home,
         congestion: match get(&asked.congestion) {
             congestion::RENO => "reno",
-            congestion::BBR => "bbr",
+            // As the engine has it, which runs this for whatever it does not know.
             _ => "cubic",
         },
         srtt_us: get(&info.srtt),

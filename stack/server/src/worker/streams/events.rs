@@ -20,6 +20,8 @@ const TIME_WAIT: Duration = Duration::from_secs(60);
 
 /// Messages that are read from a program at a time.
 const DRAINED: u32 = 16;
+/// How often so many, where there is no next turn: more than a send buffer holds.
+const LAST_DRAINS: u32 = 4;
 
 impl Worker {
     /// Tells what has happened; returns how much that was.
@@ -113,8 +115,14 @@ impl Worker {
         if connection.closing {
             // Nobody is left to be told.
         } else if errno.is_some() && was_connecting {
-            // The program may want its kernel socket back: the socket stays until it is closed.
-            self.drain(handle);
+            // The program may want its kernel socket back: the socket stays until it is closed. No turn looks at it any more,
+            // so all is read now; the send buffer bounds how much that is.
+            for _ in 0..LAST_DRAINS {
+                self.drain(handle);
+                if !self.streams.table.get(handle).is_some_and(|connection| connection.unread) {
+                    break;
+                }
+            }
         } else {
             // The program reads what is left from its own mapping.
             shut(&stream, libc::SHUT_RDWR);
@@ -210,14 +218,20 @@ impl Worker {
                 Ok(_) => forced |= message[0] == b't',
             }
         }
-        let page = stream.memory.page();
-        let told = page.stream.told.state.load(Ordering::Relaxed);
-        let pending = page.error.0.load(Ordering::Relaxed) != 0
-            || state::is_end_of_file(told)
-            || programs::read_position(connection) != Some(connection.rx.tail);
-        if pending && (wake::take_request(&page.rx_wake.0.token) || forced) {
-            send_token(stream);
-        }
+        answer(connection, forced);
+    }
+}
+
+/// Sends a token if one is wanted and there is something to be told: the request may have come after what it waits for was
+/// published. `forced`: one more, whether there is one or not.
+pub(super) fn answer(connection: &Connection, forced: bool) {
+    let page = connection.stream.memory.page();
+    let told = page.stream.told.state.load(Ordering::Relaxed);
+    let pending = page.error.0.load(Ordering::Relaxed) != 0
+        || state::is_end_of_file(told)
+        || programs::read_position(connection) != Some(connection.rx.tail);
+    if pending && (wake::take_request(&page.rx_wake.0.token) || forced) {
+        send_token(&connection.stream);
     }
 }
 

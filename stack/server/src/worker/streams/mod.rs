@@ -71,6 +71,8 @@ pub(super) struct Streams {
     index: usize,
     /// Whether there has ever been a stream: a worker without pays one look at this.
     used: bool,
+    /// When all quiet connections were last looked at.
+    swept: Instant,
 }
 
 impl Streams {
@@ -90,6 +92,7 @@ impl Streams {
             registry,
             index,
             used: false,
+            swept: Instant::now(),
         }
     }
 
@@ -127,7 +130,8 @@ impl Streams {
         }
         let retry = self.stage.poll_timeout();
         let crowded = (!self.table.crowded.is_empty()).then(|| now + accept::RETRY);
-        [self.engines.poll_timeout(), retry, crowded].into_iter().flatten().min()
+        let stuffed = (!self.table.stuffed.is_empty()).then(|| now + programs::STUFFED);
+        [self.engines.poll_timeout(), retry, crowded, stuffed].into_iter().flatten().min()
     }
 
     /// Brings the figures in all pages up to date.

@@ -6,7 +6,7 @@
 use super::engines::Engines;
 use super::table::Connection;
 use super::{Worker, events, generation, options};
-use crate::worker::QUIET;
+use crate::worker::{LONGEST_SLEEP, QUIET};
 use freena_shm_abi::stream::{Info, shut};
 use freena_shm_ring::cursor::Corrupt;
 use freena_shm_ring::kick;
@@ -15,6 +15,8 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// How often connections are looked at whose programs may be unable to kick.
+pub(super) const STUFFED: Duration = Duration::from_millis(10);
 /// How often the figures of a busy connection are shown.
 const SHOW_EVERY: Duration = Duration::from_millis(50);
 
@@ -82,6 +84,13 @@ impl Worker {
         self.activate_stream(handle);
         self.hear(handle, true);
         self.drain_if_room(handle);
+        // Where there is no room the messages stay unread, so that the program's end stays unwritable; a request for a token
+        // may be among them.
+        if let Some(connection) = self.streams.table.get(handle)
+            && connection.unread
+        {
+            events::answer(connection, false);
+        }
     }
 
     /// The last descriptor of the program is closed.
@@ -132,6 +141,35 @@ impl Worker {
         self.streams.table.active.is_empty() && self.streams.stage.is_empty()
     }
 
+    /// Looks at quiet connections whose messages are left unread because the transmit ring is full: their program's send
+    /// buffer may be full too, and then its kicks do not get through.
+    pub(in super::super) fn look_at_stuffed(&mut self) {
+        let table = &mut self.streams.table;
+        if table.stuffed.is_empty() || table.stuffed_until.is_some_and(|at| at > self.now) {
+            return;
+        }
+        table.stuffed_until = Some(self.now + STUFFED);
+        for handle in std::mem::take(&mut table.stuffed) {
+            let Some(connection) = self.streams.table.get_mut(handle) else { continue };
+            if connection.active {
+                // It comes here again when it becomes quiet.
+                connection.stuffed = false;
+                continue;
+            }
+            if self.hear(handle, false) {
+                self.activate_stream(handle);
+            }
+            let Some(connection) = self.streams.table.get_mut(handle) else { continue };
+            connection.stuffed = connection.unread && !connection.active && !connection.over;
+            if connection.unread {
+                events::answer(connection, false);
+            }
+            if connection.stuffed {
+                self.streams.table.stuffed.push(handle);
+            }
+        }
+    }
+
     fn retire_streams(&mut self, due: impl Fn(&Connection) -> bool) {
         let streams = &mut self.streams;
         let mut active = std::mem::take(&mut streams.table.active);
@@ -141,17 +179,28 @@ impl Worker {
                 return true;
             }
             let grown = connection.grown(*handle, self.now);
+            let stuffed = connection.unread && !connection.stuffed;
+            connection.stuffed |= stuffed;
             streams.table.grown.extend(grown);
+            if stuffed {
+                streams.table.stuffed.push(*handle);
+            }
             false
         });
         streams.table.active = active;
     }
 
-    /// Looks at all quiet connections: a program killed between publishing bytes and kicking would leave them lying.
+    /// Looks at all quiet connections, once in a while: a program killed between publishing bytes, or reading, and kicking
+    /// would leave the other holders of the socket waiting.
     pub(in super::super) fn find_forgotten_streams(&mut self) {
+        if !self.streams.used || self.now.duration_since(self.streams.swept) < LONGEST_SLEEP {
+            return;
+        }
+        self.streams.swept = self.now;
         let waiting = |(_, connection): &(Handle, &Connection)| {
-            let tail = connection.stream.memory.tx_pipe().tail();
-            !connection.active && !connection.over && tail.load(Ordering::Relaxed) != connection.tx.tail
+            let tail = connection.stream.memory.tx_pipe().tail().load(Ordering::Relaxed);
+            let read = read_position(connection).is_some_and(|head| head > connection.read);
+            !connection.active && !connection.over && (tail != connection.tx.tail || read)
         };
         let forgotten: Vec<Handle> =
             self.streams.table.iter().filter(waiting).map(|(handle, _)| handle).collect();

@@ -46,6 +46,8 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// Whether messages wait on the server's end of the pair.
     pub(super) unread: bool,
+    /// Whether it is in the list of quiet ones that have such.
+    pub(super) stuffed: bool,
     /// Whether the peer opened it.
     pub(super) accepted: bool,
     /// Whether the handshake is complete.
@@ -85,6 +87,7 @@ impl Connection {
             active: false,
             dirty: false,
             unread: false,
+            stuffed: false,
             accepted: false,
             established: false,
             peer_closed: false,
@@ -136,6 +139,10 @@ pub(super) struct Table {
     pub(super) dirty: Vec<Handle>,
     /// Connections that keep pages which they may not need, by when they became quiet.
     pub(super) grown: VecDeque<Grown>,
+    /// Quiet connections with unread messages, which fill their program's send buffer.
+    pub(super) stuffed: Vec<Handle>,
+    /// When they are looked at next.
+    pub(super) stuffed_until: Option<Instant>,
     /// Listeners whose queue did not take all.
     pub(super) crowded: Vec<ListenerKey>,
 }
@@ -187,6 +194,9 @@ impl Table {
         }
         if connection.dirty {
             self.dirty.retain(|other| *other != handle);
+        }
+        if connection.stuffed {
+            self.stuffed.retain(|other| *other != handle);
         }
         Some(connection)
     }
