@@ -100,6 +100,12 @@ fn print(status: &Value) {
         );
     }
     print_streams(status);
+    if !list(&status["remembered"]).is_empty() {
+        println!("\npeers that several protocols might have reached:");
+    }
+    for peer in list(&status["remembered"]) {
+        println!("  {} by {}, for {} s more", word(&peer["peer"]), word(&peer["protocol"]), peer["seconds"]);
+    }
     println!("\nsockets that stayed with the kernel:");
     for socket in list(&status["kernel_sockets"]) {
         println!(

@@ -516,6 +516,18 @@ static void handle_timeout(void *engine, uint64_t now)
 	}
 }
 
+/* The peer's host has nothing for us. What is quoted must be our ports; a connection that is open does not end by it. */
+static void handle_icmp(void *engine, uint64_t now, const FreenaFlow *flow, const uint8_t *quoted, uint32_t error)
+{
+	struct engine *e = engine;
+	uint32_t n = find(e, flow);
+	(void)now;
+	if (n == NONE || e->connections[n].open || get16(quoted) != flow->local_port || get16(quoted + 2) != flow->peer_port)
+		return;
+	if (error == FREENA_ICMP_PROTOCOL || error == FREENA_ICMP_PORT)
+		fail(e, n, FREENA_FAILURE_REFUSED);
+}
+
 static void set_path(void *engine, uint64_t now, uint32_t n, const FreenaPath *path)
 {
 	(void)now;
@@ -768,6 +780,7 @@ const FreenaProtocol freena_protocol = {
 	.connect = connect_to,
 	.handle_packet = handle_packet,
 	.handle_timeout = handle_timeout,
+	.handle_icmp = handle_icmp,
 	.set_path = set_path,
 	.set_options = set_options,
 	.written = written,

@@ -65,6 +65,9 @@ pub struct Settings {
     pub stream: Carrier,
     /// `connect=253`: as `stream`, for connections that the program opens. Default: as `stream`.
     pub connect: Carrier,
+    /// `stagger_ms=N`: milliseconds that one of several protocols may take to answer before the next one is tried too, 10 to
+    /// 60,000. Default 250, as RFC 8305 section 8 has it.
+    pub stagger_ms: u32,
     /// `spin_us=N`: how long to look again and again before sleeping, in microseconds, 0 to 10,000. Default 50. More
     /// costs processor time of an idle program, less costs latency.
     pub spin_us: u32,
@@ -84,6 +87,7 @@ impl Settings {
         datagram: Carrier::Kernel,
         stream: Carrier::Kernel,
         connect: Carrier::Kernel,
+        stagger_ms: 250,
         spin_us: 50,
         tx_size: 0,
         rx_size: 0,
@@ -110,6 +114,7 @@ impl Settings {
                 b"datagram" => parsed.datagram = Carrier::parse(value),
                 b"stream" => parsed.stream = Carrier::parse(value),
                 b"connect" => connect = Some(Carrier::parse(value)),
+                b"stagger_ms" => set(&mut parsed.stagger_ms, value, 60_000),
                 b"spin_us" => set(&mut parsed.spin_us, value, 10_000),
                 b"tx_size" => set(&mut parsed.tx_size, value, u32::MAX),
                 b"rx_size" => set(&mut parsed.rx_size, value, u32::MAX),

@@ -82,9 +82,12 @@ pub struct Request {
     pub backlog: u32,
     /// `TRACE`: the most bytes of each packet, 0 for all.
     pub snap_len: u32,
+    /// `CONNECT` by several protocols: milliseconds that one may take to answer before the next one is tried too, up to
+    /// 60,000.
+    pub stagger_ms: u32,
 }
 
-const _: () = assert!(size_of::<Request>() == 84);
+const _: () = assert!(size_of::<Request>() == 88);
 
 impl Request {
     /// A request with nothing filled in.
@@ -101,6 +104,7 @@ impl Request {
             protocols: [0; MAX_PROTOCOLS],
             backlog: 0,
             snap_len: 0,
+            stagger_ms: 0,
         }
     }
 

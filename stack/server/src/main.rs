@@ -9,6 +9,7 @@ mod cores;
 mod links;
 mod metrics;
 mod mirror;
+mod remembered;
 mod socket;
 mod steering;
 mod stream;

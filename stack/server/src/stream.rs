@@ -4,9 +4,11 @@
 //! [`Registry`], so that the control thread finds what workers have made. What is steered to a listener must go on being
 //! steered while one of its connections lives, also when the listener is closed: they share its [`Lease`].
 
+use crate::remembered::Remembered;
 use crate::sys::{self, EventFd};
 use crate::worker::Event;
 use crossbeam::channel::Sender;
+use freena_shm_abi::stream::state;
 use freena_shm_ring::SocketMapping;
 use freena_shm_ring::mapping::Sizes;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -185,6 +187,8 @@ pub struct Registry {
     limit: usize,
     next_id: AtomicU64,
     by_identity: Mutex<HashMap<(u64, u64), Arc<Stream>>>,
+    /// By which protocols peers were reached.
+    pub remembered: Remembered,
 }
 
 impl Registry {
@@ -196,6 +200,7 @@ impl Registry {
             limit: limit as usize,
             next_id: AtomicU64::new(FIRST_ID),
             by_identity: Mutex::default(),
+            remembered: Remembered::default(),
         }
     }
 
@@ -253,6 +258,19 @@ impl Registry {
     pub fn connection(&self, local: (IpAddr, u16), peer: (IpAddr, u16)) -> Option<Arc<Stream>> {
         let streams = self.streams();
         streams.values().find(|stream| stream.local == local && stream.peer == Some(peer)).cloned()
+    }
+
+    /// The sockets that would be connected by a protocol between these addresses, and are not yet.
+    pub fn connecting(&self, protocol: u8, local: IpAddr, peer: IpAddr) -> Vec<Arc<Stream>> {
+        let streams = self.streams();
+        let is_it = |stream: &&Arc<Stream>| {
+            let state = stream.memory.page().stream.told.state.load(Ordering::Relaxed);
+            stream.local.0 == local
+                && stream.peer.is_some_and(|(ip, _)| ip == peer)
+                && stream.protocols.contains(&protocol)
+                && state::is_connecting(state)
+        };
+        streams.values().filter(is_it).cloned().collect()
     }
 
     /// All of them, by age.

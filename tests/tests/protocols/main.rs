@@ -1,5 +1,6 @@
 //! Which protocol carries the streams of unmodified programs: the one that was chosen, the one that the client speaks.
 
+mod adaptive;
 mod choosing;
 mod free;
 

@@ -66,6 +66,7 @@ fn start(fd: c_int, candidate: Candidate, peer: Endpoint, protocols: [u8; MAX_PR
     let request = Request {
         peer,
         protocols,
+        stagger_ms: settings.stagger_ms,
         tx_size: settings.tx_size,
         rx_size: settings.rx_size,
         ..Request::new(op::CONNECT)

@@ -1,8 +1,8 @@
-//! What routers and hosts say of packets that did not get through: the MTU of paths (RFC 1191, RFC 8201), and for TCP, whose
+//! What routers and hosts say of packets that did not get through: the MTU of paths (RFC 1191, RFC 8201), and for streams, whose
 //! errors no companion collects, what is unreachable.
 //!
 //! The kernel takes these messages too, for what it sends itself, but tells nobody. So they are read here as well, by
-//! packet sockets whose filter lets nothing else through. A message counts if it quotes a packet that a socket of ours
+//! packet sockets whose filter lets little else through. A message counts if it quotes a packet that a socket of ours
 //! may have sent (RFC 5927); for datagrams the kernel judges by the companions, which have the same addresses and ports, and
 //! the sequence number of a segment is judged by the engine.
 
@@ -77,17 +77,38 @@ impl Control {
                 (Cause::TooBig { mtu }, segment) if segment.is_some() || self.may_have_sent(quote) => {
                     changed |= self.lower(quote.src, quote.dst, mtu);
                 }
-                (cause, Some((stream, flow, sequence))) => {
-                    if let Some(error) = tcp_error(cause) {
-                        let order = Order::Icmp(flow, sequence, error);
-                        WorkerHandle::tell(&self.workers[stream.home], Command::Stream(order));
-                    }
+                (cause, Some((stream, flow))) => {
+                    self.tell_of_error(protocol::TCP, &stream, flow, quote, cause)
                 }
+                (Cause::ProtocolUnreachable, None) => self.hear_of_protocol(quote),
                 _ => {}
             }
         });
         if changed {
             self.network_changed();
+        }
+    }
+
+    fn tell_of_error(&self, protocol: u8, stream: &Stream, flow: Flow, quote: &Quote<'_>, cause: Cause) {
+        let quoted = quote.payload.get(..8).and_then(|bytes| bytes.try_into().ok());
+        if let (Some(error), Some(quoted)) = (stream_error(cause), quoted) {
+            let order = Order::Icmp(protocol, flow, quoted, error);
+            WorkerHandle::tell(&self.workers[stream.home], Command::Stream(order));
+        }
+    }
+
+    /// A host does not have a library's protocol: told to the engine for each socket that is being connected by it, since
+    /// the engine alone can read the header that is quoted.
+    fn hear_of_protocol(&self, quote: &Quote<'_>) {
+        let number = quote.protocol;
+        // First what costs one look, since anybody can send such messages.
+        if !self.ownership.owns(&FlowKey::new(quote.src, 0, number)) {
+            return;
+        }
+        for stream in self.registry.connecting(number, quote.src, quote.dst) {
+            let Some((peer, peer_port)) = stream.peer else { continue };
+            let flow = Flow { local: quote.src, local_port: stream.local.1, peer, peer_port };
+            self.tell_of_error(number, &stream, flow, quote, Cause::ProtocolUnreachable);
         }
     }
 
@@ -103,17 +124,16 @@ impl Control {
         }
     }
 
-    /// The connection of ours that a quoted segment belongs to, and the segment's sequence number.
-    fn segment_of(&self, quote: &Quote<'_>) -> Option<(Arc<Stream>, Flow, u32)> {
+    /// The TCP connection of ours that a quoted segment belongs to.
+    fn segment_of(&self, quote: &Quote<'_>) -> Option<(Arc<Stream>, Flow)> {
         let (local_port, peer_port) = quote.ports().filter(|_| quote.protocol == protocol::TCP)?;
-        let sequence = quote.payload.get(4..8)?.try_into().ok()?;
         // First what costs one look, since anybody can send such messages.
         if !self.ownership.owns(&FlowKey::new(quote.src, local_port, protocol::TCP)) {
             return None;
         }
         let stream = self.registry.connection((quote.src, local_port), (quote.dst, peer_port))?;
         let flow = Flow { local: quote.src, local_port, peer: quote.dst, peer_port };
-        Some((stream, flow, u32::from_be_bytes(sequence)))
+        Some((stream, flow))
     }
 
     fn may_have_sent(&self, quote: &Quote<'_>) -> bool {
@@ -153,7 +173,7 @@ impl Control {
 }
 
 /// What an error means for a connection; others, such as a hop limit that ran out, mean nothing lasting.
-fn tcp_error(cause: Cause) -> Option<IcmpError> {
+fn stream_error(cause: Cause) -> Option<IcmpError> {
     Some(match cause {
         Cause::NetUnreachable => IcmpError::Network,
         Cause::HostUnreachable => IcmpError::Host,
@@ -179,7 +199,7 @@ fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> SockFilter {
     SockFilter::new(code as u16, jt, jf, k)
 }
 
-/// ICMP type 3, not fragmented: code 4, or about a TCP segment.
+/// ICMP type 3, not fragmented: code 4, or about anything but a datagram of UDP.
 fn filter_v4() -> [SockFilter; 13] {
     [
         instruction(LOAD_BYTE, 0, 0, 9),
@@ -194,13 +214,13 @@ fn filter_v4() -> [SockFilter; 13] {
         instruction(JUMP_EQUAL, 0, 3, 3),
         // The protocol of the quoted header.
         instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_IND, 0, 0, icmp::HEADER_LEN as u32 + 9),
-        instruction(JUMP_EQUAL, 0, 1, protocol::TCP.into()),
+        instruction(JUMP_EQUAL, 1, 0, protocol::UDP.into()),
         instruction(RETURN, 0, 0, SNAP as u32),
         instruction(RETURN, 0, 0, 0),
     ]
 }
 
-/// ICMPv6 type 2, and types 1 and 4 about a TCP segment; without extension headers.
+/// ICMPv6 type 2, and types 1 and 4 about anything but a datagram of UDP; without extension headers.
 fn filter_v6() -> [SockFilter; 10] {
     [
         instruction(LOAD_BYTE, 0, 0, 6),
@@ -211,7 +231,7 @@ fn filter_v6() -> [SockFilter; 10] {
         instruction(JUMP_EQUAL, 0, 3, 4),
         // The next header of the quoted one.
         instruction(LOAD_BYTE, 0, 0, 40 + icmp::HEADER_LEN as u32 + 6),
-        instruction(JUMP_EQUAL, 0, 1, protocol::TCP.into()),
+        instruction(JUMP_EQUAL, 1, 0, protocol::UDP.into()),
         instruction(RETURN, 0, 0, SNAP as u32),
         instruction(RETURN, 0, 0, 0),
     ]

@@ -34,8 +34,18 @@ struct Status {
     listeners: Vec<ListenerStatus>,
     connections: Vec<ConnectionStatus>,
     protocols: Vec<ProtocolStatus>,
+    /// Peers that several protocols might have reached, and which has.
+    remembered: Vec<Reached>,
     kernel_sockets: Vec<KernelSocket>,
     processes: usize,
+}
+
+#[derive(Serialize)]
+struct Reached {
+    peer: String,
+    protocol: String,
+    /// How long that is believed yet.
+    seconds: u64,
 }
 
 /// A protocol library, loaded or refused.
@@ -161,6 +171,7 @@ impl Control {
             listeners,
             connections,
             protocols: self.protocols_status(),
+            remembered: self.reached(),
             kernel_sockets: self.kernel_sockets(),
             processes: self.clients.values().filter(|client| client.attached).count(),
         }
@@ -218,6 +229,16 @@ impl Control {
         let names: Vec<String> =
             listener.protocols.iter().map(|number| self.protocol_name(*number)).collect();
         names.join(", ")
+    }
+
+    fn reached(&self) -> Vec<Reached> {
+        let all = self.registry.remembered.all(Instant::now()).into_iter();
+        all.map(|(peer, protocol, left)| Reached {
+            peer: peer.to_string(),
+            protocol: self.protocol_name(protocol),
+            seconds: left.as_secs(),
+        })
+        .collect()
     }
 
     fn kernel_sockets(&self) -> Vec<KernelSocket> {

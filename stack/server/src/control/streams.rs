@@ -30,9 +30,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// The most connections that may wait for a listener (`net.core.somaxconn` of Linux).
 const MAX_BACKLOG: u32 = 4096;
+/// The longest that a protocol may keep the next one from being tried.
+const MAX_STAGGER_MS: u32 = 60_000;
 /// A message that fills a send buffer of [`crate::stream::PAIR_BUFFER`] alone.
 const FILL: [u8; 8 << 10] = [0; 8 << 10];
 
@@ -207,12 +210,14 @@ impl Control {
         fill(&parts);
         facts.binding.local = to.source;
         let binding = facts.binding;
+        let peer = binding.peer.unwrap_or((to.source, 0));
+        let stagger = Duration::from_millis(request.stagger_ms.min(MAX_STAGGER_MS).into());
         let steered = keys(&binding, &[], request.protocols());
         let lease = self.lease(binding, request.protocols(), steered.clone());
         self.own(&steered);
         let (stream, application_end) = parts.name(Names {
             ipv6: facts.ipv6,
-            protocols: request.protocols().into(),
+            protocols: self.registry.remembered.order(peer, request.protocols(), Instant::now()),
             home: to.worker,
             companion: Some(companion),
             owner: self.owner(client, to.reason.clone()),
@@ -227,7 +232,7 @@ impl Control {
         let response = Response { verdict: verdict::FAST, socket_id: stream.id, ..Response::new() };
         let memory = stream.memory_fd.try_clone()?;
         // The names are known already: what comes of the handshake the page will tell.
-        WorkerHandle::tell(&self.workers[to.worker], Command::Stream(Order::Connect(stream)));
+        WorkerHandle::tell(&self.workers[to.worker], Command::Stream(Order::Connect(stream, stagger)));
         let response = named(response, facts).because(&to.reason);
         Ok(Answer { response, fds: vec![application_end, memory] })
     }

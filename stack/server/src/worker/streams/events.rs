@@ -41,6 +41,8 @@ impl Worker {
     }
 
     fn take_event(&mut self, event: Event) {
+        let event = if self.streams.races.is_empty() { Some(event) } else { self.judge_race(event) };
+        let Some(event) = event else { return };
         let table = &mut self.streams.table;
         match event {
             Event::Connected(handle) => {

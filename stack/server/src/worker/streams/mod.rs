@@ -15,13 +15,14 @@ mod events;
 mod memory;
 mod options;
 mod programs;
+mod race;
 mod solicit;
 mod table;
 mod transmit;
 
 pub use options::of as stream_options;
 
-use super::path::{Key, Path as Way, Paths, Unresolved};
+use super::path::{Key, Path as Way, Paths};
 use super::{Worker, token};
 use crate::stream::{Registry, Stream};
 use crate::sys::Epoll;
@@ -31,13 +32,13 @@ use engines::Engines;
 use freena_plugin::Library;
 use freena_stack_api::RxChecksum;
 use freena_tcp::{Config, Flow, Handle, IcmpError, ListenerKey, Listening, Stats};
-use freena_wire::{Packet, protocol};
+use freena_wire::Packet;
+use race::Race;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use table::{Connection, Listener, Table};
+use table::{Listener, Table};
 use transmit::Stage;
 
 /// Half-open connections of one worker; beyond, SYN cookies.
@@ -55,10 +56,10 @@ pub enum Order {
     Relisten(ListenerKey, Listening, usize),
     /// A listener is closed.
     Unlisten(ListenerKey),
-    /// A program wants to connect.
-    Connect(Arc<Stream>),
-    /// A router or a host says that a segment did not get through.
-    Icmp(Flow, u32, IcmpError),
+    /// A program wants to connect; how long a protocol may take to answer before the next one is tried too.
+    Connect(Arc<Stream>, Duration),
+    /// A router or a host says that a packet of a protocol did not get through, whose header began with these bytes.
+    Icmp(u8, Flow, [u8; 8], IcmpError),
 }
 
 /// All stream state of a worker.
@@ -66,6 +67,8 @@ pub(super) struct Streams {
     engines: Engines,
     table: Table,
     stage: Stage,
+    /// Sockets that several protocols may carry, until it is known which.
+    races: Vec<Race>,
     registry: Arc<Registry>,
     /// Number of the worker.
     index: usize,
@@ -89,6 +92,7 @@ impl Streams {
             engines: Engines::new(config, libraries),
             table: Table::default(),
             stage: Stage::default(),
+            races: Vec::new(),
             registry,
             index,
             used: false,
@@ -131,7 +135,8 @@ impl Streams {
         let retry = self.stage.poll_timeout();
         let crowded = (!self.table.crowded.is_empty()).then(|| now + accept::RETRY);
         let stuffed = (!self.table.stuffed.is_empty()).then(|| now + programs::STUFFED);
-        [self.engines.poll_timeout(), retry, crowded, stuffed].into_iter().flatten().min()
+        let race = race::poll_timeout(&self.races);
+        [self.engines.poll_timeout(), retry, crowded, stuffed, race].into_iter().flatten().min()
     }
 
     /// Brings the figures in all pages up to date.
@@ -160,6 +165,7 @@ impl Worker {
         }
         let mut work = self.hear_programs();
         self.streams.engines.handle_timeout(self.now);
+        self.run_races();
         work += self.tell_programs();
         work + self.transmit_streams()
     }
@@ -181,11 +187,9 @@ impl Worker {
                 }
             }
             Order::Unlisten(key) => self.unlisten(key),
-            Order::Connect(stream) => self.connect(stream),
-            Order::Icmp(flow, sequence, error) => {
-                let [a, b, c, d] = sequence.to_be_bytes();
-                let quoted = [0, 0, 0, 0, a, b, c, d];
-                self.streams.engines.handle_icmp(protocol::TCP, self.now, &flow, quoted, error);
+            Order::Connect(stream, stagger) => self.connect(stream, stagger),
+            Order::Icmp(protocol, flow, quoted, error) => {
+                self.streams.engines.handle_icmp(protocol, self.now, &flow, quoted, error);
             }
         }
     }
@@ -226,41 +230,6 @@ impl Worker {
                 if let Some(companion) = listener.stream.companion.get() {
                     let _ = self.epoll.remove(companion.as_raw_fd());
                 }
-            }
-        }
-    }
-
-    fn connect(&mut self, stream: Arc<Stream>) {
-        let Some((peer, peer_port)) = stream.peer else { return };
-        let flow = Flow { local: stream.local.0, local_port: stream.local.1, peer, peer_port };
-        let asked = &stream.memory.page().stream.asked;
-        let options = options::of(asked);
-        let path = match find_way(&mut self.paths, &flow, stream.ifindex, self.now) {
-            Way::Fast(fast) | Way::Unresolved(Unresolved { fast, .. }) => driver::path_of(&fast),
-            // The route has changed since the control thread looked: the engine tries until it is there.
-            Way::Local(_) | Way::Kernel => freena_tcp::Path { mtu: 1280, max_burst: 1280, max_segments: 1 },
-        };
-        let room = u64::from(stream.memory.sizes().rx);
-        let streams = &mut self.streams;
-        match streams.engines.connect(stream.protocol(), self.now, flow, path, (room, &options)) {
-            Ok(handle) => {
-                let mut connection = Connection::new(stream.clone(), flow, path, options, self.now);
-                connection.flags = asked.flags.load(Ordering::Relaxed);
-                // The fill that keeps it from being writable.
-                connection.unread = true;
-                streams.table.insert(handle, connection);
-                if let Err(error) = watch(&self.epoll, handle, &stream) {
-                    tracing::error!(socket = stream.id, %error, "cannot watch a socket");
-                    self.streams.engines.abort(self.now, handle);
-                }
-            }
-            Err(refused) => {
-                let errno = match refused {
-                    freena_tcp::ConnectError::InUse => libc::EADDRNOTAVAIL,
-                    freena_tcp::ConnectError::Full => libc::ENOBUFS,
-                };
-                events::fail(&stream, errno);
-                streams.registry.remove(&stream);
             }
         }
     }

@@ -65,6 +65,7 @@ impl Worker {
         let stream = connection.stream.clone();
         events::fail(&stream, libc::ECONNABORTED);
         events::shut(&stream, libc::SHUT_RDWR);
+        self.end_race(handle);
         self.streams.engines.abort(self.now, handle);
     }
 
@@ -102,6 +103,9 @@ impl Worker {
             return;
         }
         connection.closing = true;
+        self.end_race(handle);
+        let streams = &mut self.streams;
+        let Some(connection) = streams.table.get_mut(handle) else { return };
         let stream = connection.stream.clone();
         streams.registry.remove(&stream);
         let _ = self.epoll.remove(stream.peer_end.as_raw_fd());
