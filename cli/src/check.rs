@@ -3,7 +3,7 @@
 use crate::services::Folder;
 use crate::services::explain::{FlowArgument, explain};
 use crate::services::plan::plan;
-use freena_config::{Configuration, Protocol, SocketType};
+use freena_config::{Configuration, Connecting, Protocol, SocketType};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -40,6 +40,16 @@ pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
         }
         for option in &choice.options {
             println!("    also: {}", describe(option));
+        }
+    }
+    if !configuration.options().is_empty() {
+        match configuration.connecting() {
+            Connecting::Default => println!("  connects by the default alone"),
+            Connecting::Options { stagger } => {
+                println!(
+                    "  connects by the options too, one after the other, where nothing is heard for {stagger} ms"
+                )
+            }
         }
     }
     println!("  {} services, {} global rules", configuration.services().len(), configuration.rules().len());

@@ -3,8 +3,9 @@
 //! XML is parsed here and by the server, never inside the program.
 
 use crate::protocols::{Kernels, Libraries};
-use freena_config::{Configuration, Library, Protocol, ProtocolName, SocketType};
+use freena_config::{Configuration, Connecting, Library, Protocol, ProtocolName, SocketType};
 use freena_shm_abi::control::MAX_PROTOCOLS;
+use std::fmt::Write;
 use std::path::Path;
 
 /// Settings in the form of `FREENA_SETTINGS`: words of `key=value`.
@@ -45,7 +46,8 @@ pub(crate) fn for_protocols<'n>(
             _ => stream.push(Chosen::Server(Libraries::of(server)?.number(name, None)?)),
         }
     }
-    settings(&datagram, &stream).map_err(|words| miette::miette!("--protocol: {words}"))
+    settings(&datagram, &stream, Connecting::default())
+        .map_err(|words| miette::miette!("--protocol: {words}"))
 }
 
 /// Settings for `--config FILE`; `server` is asked for the protocols of libraries.
@@ -65,7 +67,8 @@ pub(crate) fn for_file(path: &Path, server: &Path) -> miette::Result<Settings> {
     }
     let datagram = of_type(&configuration, SocketType::Datagram, path, server)?;
     let stream = of_type(&configuration, SocketType::Stream, path, server)?;
-    settings(&datagram, &stream).map_err(|words| miette::miette!("{}: {words}", path.display()))
+    settings(&datagram, &stream, configuration.connecting())
+        .map_err(|words| miette::miette!("{}: {words}", path.display()))
 }
 
 /// The protocols for sockets of a type: the default, then the options.
@@ -117,10 +120,27 @@ fn choose(protocol: &Protocol, path: &Path, server: &Path) -> miette::Result<Cho
 ///
 /// # Errors
 /// What cannot be together.
-fn settings(datagram: &[Chosen], stream: &[Chosen]) -> Result<Settings, String> {
+fn settings(datagram: &[Chosen], stream: &[Chosen], connecting: Connecting) -> Result<Settings, String> {
     let mut words = format!("v=1 datagram={} stream={}", list(datagram)?, list(stream)?);
-    if stream.len() > 1 && stream[0] == Chosen::Kernel {
-        words.push_str(" connect=kernel");
+    match (stream, connecting) {
+        ([], _) | ([_], _) => {}
+        ([first @ (Chosen::Kernel | Chosen::Server(_)), ..], Connecting::Default)
+        | ([first @ Chosen::Kernel, ..], _) => {
+            let _ = write!(words, " connect={}", list(&[*first])?);
+        }
+        (_, Connecting::Options { stagger }) => {
+            if stream.contains(&Chosen::Kernel) {
+                // The kernel's TCP, spoken by the server: where a peer is reached is decided by what it answers.
+                let spoken: Vec<Chosen> =
+                    stream.iter().map(|one| if *one == Chosen::Kernel { TCP } else { *one }).collect();
+                let _ = write!(words, " connect={}", list(&spoken)?);
+            }
+            if stagger != Connecting::USUAL {
+                let _ = write!(words, " stagger_ms={stagger}");
+            }
+        }
+        // Refused above: it is one of several.
+        ([Chosen::Other(_), ..], Connecting::Default) => {}
     }
     Ok(Settings(words))
 }

@@ -100,7 +100,11 @@ impl Builder<'_, '_> {
                 _ => options.extend(self.protocol(child)),
             }
         }
-        Some(Parts { application: application?, services, rules, defaults, options })
+        let mut sections = node.children.iter();
+        let protocols = sections.find(|section| std::ptr::eq(section.element, &schema::PROTOCOLS));
+        let connecting = protocols.map_or(Some(None), |section| self.read(section, "connect"));
+        let connecting = connecting?.unwrap_or_default();
+        Some(Parts { application: application?, services, rules, defaults, options, connecting })
     }
 
     fn service(&mut self, node: &Node) -> Option<Service> {

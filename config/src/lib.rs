@@ -24,6 +24,7 @@
 
 mod build;
 mod condition;
+mod connecting;
 mod decide;
 mod encoding;
 mod error;
@@ -38,6 +39,7 @@ mod write;
 mod xsd;
 
 pub use condition::{AddressPrefix, PortRange, Role};
+pub use connecting::Connecting;
 pub use decide::{Decision, Flow, ProtocolChoice};
 pub use error::{ConfigError, Problem, Report};
 pub use model::{Configuration, Parameter, Parts, Rule, Service, Violation};

@@ -5,6 +5,7 @@ use std::fmt;
 use std::hash::Hash;
 
 use crate::condition::{AddressPrefix, PortRange, Role};
+use crate::connecting::Connecting;
 use crate::origin::Origin;
 use crate::protocol::{Protocol, ProtocolName};
 use crate::selection::Selection;
@@ -101,12 +102,21 @@ pub struct Parts {
     pub defaults: Vec<Protocol>,
     /// Further protocols that the application's peers may use.
     pub options: Vec<Protocol>,
+    /// By which of them the application opens flows.
+    pub connecting: Connecting,
 }
 
 impl Parts {
     /// The parts of a configuration that changes nothing.
     pub fn new(application: ApplicationName) -> Self {
-        Self { application, services: vec![], rules: vec![], defaults: vec![], options: vec![] }
+        Self {
+            application,
+            services: vec![],
+            rules: vec![],
+            defaults: vec![],
+            options: vec![],
+            connecting: Connecting::default(),
+        }
     }
 }
 
@@ -197,6 +207,11 @@ impl Configuration {
     /// The optional protocols.
     pub fn options(&self) -> &[Protocol] {
         &self.0.options
+    }
+
+    /// By which protocols the application opens flows.
+    pub fn connecting(&self) -> Connecting {
+        self.0.connecting
     }
 
     /// Takes the configuration apart, to change it and make a new one.

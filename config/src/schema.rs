@@ -10,6 +10,7 @@ pub(crate) enum Kind {
     ProtocolName,
     ProtocolLibrary,
     SocketType,
+    Connecting,
     Boolean,
     Names,
     Ports,
@@ -152,7 +153,11 @@ pub(crate) static RULE: Element = Element {
 pub(crate) static PROTOCOLS: Element = Element {
     name: "protocols",
     doc: "The transport protocols of the application's sockets.",
-    attributes: &[],
+    attributes: &[optional(
+        "connect",
+        Kind::Connecting,
+        "By which the application opens flows: default alone, or the options too, each when the one before has failed or has not answered for so many milliseconds. Default: 250",
+    )],
     children: &[many(&DEFAULT), many(&OPTION)],
 };
 

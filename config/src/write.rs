@@ -5,6 +5,7 @@ use std::io;
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesEnd, BytesStart, Event};
 
+use crate::connecting::Connecting;
 use crate::model::{Configuration, Parameter, Rule, Service};
 use crate::protocol::Protocol;
 
@@ -39,10 +40,15 @@ impl Output {
                     output.element("using-rules", &[], |output| output.rules(configuration.rules()))
                 })?;
             }
-            if configuration.defaults().is_empty() && configuration.options().is_empty() {
+            let connecting = configuration.connecting();
+            let connecting = (connecting != Connecting::default()).then(|| connecting.to_string());
+            if configuration.defaults().is_empty()
+                && configuration.options().is_empty()
+                && connecting.is_none()
+            {
                 return Ok(());
             }
-            output.element("protocols", &[], |output| {
+            output.element("protocols", &[("connect", connecting)], |output| {
                 let mut write =
                     |name, list: &[Protocol]| list.iter().try_for_each(|p| output.protocol(name, p));
                 write("default", configuration.defaults())?;

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use freena_config::{
-    AddressPrefix, Configuration, Library, Parameter, Parts, PortRange, Protocol, ProtocolName, Role, Rule,
-    Selection, Service, SocketType,
+    AddressPrefix, Configuration, Connecting, Library, Parameter, Parts, PortRange, Protocol, ProtocolName,
+    Role, Rule, Selection, Service, SocketType,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -131,8 +131,12 @@ fn configuration() -> impl Strategy<Value = Configuration> {
     let services = (0usize..4)
         .prop_flat_map(|count| ((0..count).map(service).collect::<Vec<_>>(), vec(rule(count), 0..4)));
     let protocols = SocketType::ALL.map(protocols);
-    ("[a-z&<\"あ][a-z &<\"あ]{0,20}[a-z]", services, protocols).prop_map(
-        |(application, (services, rules), protocols)| {
+    let connecting = prop_oneof![
+        Just(Connecting::Default),
+        (Connecting::MIN..=Connecting::MAX).prop_map(|stagger| Connecting::Options { stagger })
+    ];
+    ("[a-z&<\"あ][a-z &<\"あ]{0,20}[a-z]", services, protocols, connecting).prop_map(
+        |(application, (services, rules), protocols, connecting)| {
             let (defaults, options): (Vec<_>, Vec<_>) = protocols.into_iter().unzip();
             let parts = Parts {
                 application: application.parse().unwrap(),
@@ -140,6 +144,7 @@ fn configuration() -> impl Strategy<Value = Configuration> {
                 rules,
                 defaults: defaults.concat(),
                 options: options.concat(),
+                connecting,
             };
             Configuration::new(parts.clone())
                 .unwrap_or_else(|violations| panic!("{violations:#?}\n{parts:#?}"))

@@ -45,19 +45,27 @@ fn a_file_says_it_for_each_type() {
 
 #[test]
 fn several_are_in_the_order_of_preference() {
-    let chosen = [Chosen::Server(253), Chosen::Kernel, TCP];
-    assert_eq!(settings(&[], &chosen).unwrap().0, "v=1 datagram=kernel stream=253,6");
+    let words = |chosen: &[Chosen], connecting| settings(&[], chosen, connecting).unwrap().0;
+    let (chosen, usual) = ([Chosen::Server(253), TCP], Connecting::default());
+    assert_eq!(words(&chosen, usual), "v=1 datagram=kernel stream=253,6");
+    let quick = Connecting::Options { stagger: 50 };
+    assert_eq!(words(&chosen, quick), "v=1 datagram=kernel stream=253,6 stagger_ms=50");
+    assert_eq!(words(&chosen, Connecting::Default), "v=1 datagram=kernel stream=253,6 connect=253");
+    let kernels = [Chosen::Server(253), Chosen::Kernel];
+    assert_eq!(words(&kernels, usual), "v=1 datagram=kernel stream=253 connect=253,6");
+    assert_eq!(words(&kernels, Connecting::Default), "v=1 datagram=kernel stream=253 connect=253");
+    assert_eq!(words(&[TCP], Connecting::Default), "v=1 datagram=kernel stream=6");
     let accepted = [Chosen::Kernel, Chosen::Server(253)];
-    assert_eq!(settings(&[], &accepted).unwrap().0, "v=1 datagram=kernel stream=253 connect=kernel");
-    assert_eq!(settings(&[], &[Chosen::Other(262)]).unwrap().0, "v=1 datagram=kernel stream=kernel:262");
+    assert_eq!(words(&accepted, usual), "v=1 datagram=kernel stream=253 connect=kernel");
+    assert_eq!(words(&[Chosen::Other(262)], usual), "v=1 datagram=kernel stream=kernel:262");
 }
 
 #[test]
 fn what_cannot_be_together_is_refused() {
-    let error = settings(&[], &[TCP, Chosen::Other(262)]).unwrap_err();
+    let error = settings(&[], &[TCP, Chosen::Other(262)], Connecting::default()).unwrap_err();
     assert!(error.contains("protocol 262 of the kernel cannot be one of several"), "{error}");
-    assert_eq!(settings(&[], &[TCP, TCP]).unwrap_err(), "protocol 6 is named twice");
+    assert_eq!(settings(&[], &[TCP, TCP], Connecting::default()).unwrap_err(), "protocol 6 is named twice");
     let many: Vec<Chosen> = (1..=9).map(Chosen::Server).collect();
-    let error = settings(&[], &many).unwrap_err();
+    let error = settings(&[], &many, Connecting::default()).unwrap_err();
     assert_eq!(error, "9 protocols for one type of socket, expected at most 8");
 }

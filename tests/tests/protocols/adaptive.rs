@@ -190,3 +190,36 @@ fn who_does_not_wait_leaves_nothing_behind() {
         });
     });
 }
+
+#[test]
+fn a_file_forces_the_default_or_says_how_long_to_wait() {
+    with_a_bare_peer("a_file_forces_the_default_or_says_how_long_to_wait", |lab, near| {
+        for setting in ["net.ipv4.icmp_msgs_per_sec=0", "net.ipv4.icmp_msgs_burst=0"] {
+            let mut sysctl = lab.far("sysctl");
+            sysctl.args(["-qw", setting]);
+            said(sysctl);
+        }
+        let _echo = echo(lab.far(binaries::python()), FAR4);
+        let run = |connect: &str, seconds: &str| {
+            let path = lab.path("app.xml");
+            let text = format!(
+                "<configuration application='test'><protocols connect='{connect}'>\
+                 <default name='STEADY' lib='libsteady.so' type='stream'/><option name='TCP' lib='kernel'/>\
+                 </protocols></configuration>"
+            );
+            std::fs::write(&path, text).expect("a file");
+            let mut command = lab.near(binaries::freena("freena"));
+            command.args(["run", "--control"]).arg(&near.control).arg("--config").arg(path);
+            command.args(["--", "timeout", seconds]).arg(binaries::python());
+            command.args(["-c", CONNECT, FAR4, &PORT.to_string(), "1"]);
+            output(command)
+        };
+        let forced = run("default", "1");
+        assert_eq!(forced.status.code(), Some(124), "it goes on by the default alone, which nobody answers");
+        let quick = run("50", "5");
+        let line = String::from_utf8_lossy(&quick.stdout);
+        let (protocol, took) = line.trim().split_once(' ').expect("two words");
+        let took: f64 = took.parse().expect("a number");
+        assert!(protocol == "6" && (50.0..STAGGER).contains(&took), "{line}");
+    });
+}
