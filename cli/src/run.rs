@@ -26,6 +26,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(0..=10_000))]
     spin_us: Option<u32>,
 
+    /// Milliseconds that one of several protocols may take to answer before the next one is tried too; overrules the
+    /// configuration
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(10..=60_000))]
+    stagger_ms: Option<u32>,
+
     /// Start the program on the kernel's sockets if the preload library cannot reach it
     #[arg(long)]
     allow_unreachable: bool,
@@ -48,6 +53,9 @@ pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
     let mut words = settings.0;
     if let Some(spin_us) = args.spin_us {
         words.push_str(&format!(" spin_us={spin_us}"));
+    }
+    if let Some(stagger_ms) = args.stagger_ms {
+        words.push_str(&format!(" stagger_ms={stagger_ms}"));
     }
     let (name, rest) = args.program.split_first().expect("clap demands a program");
     let path = program::locate(name)?;

@@ -147,6 +147,21 @@ impl<'l> Server<'l> {
         command
     }
 
+    /// As [`Server::run_with`]; one of several protocols may take so many milliseconds before the next one is tried too.
+    pub fn run_waiting(&self, protocols: &str, milliseconds: u32, program: impl AsRef<OsStr>) -> Command {
+        let mut command = host::command(self.host, binaries::freena("freena"));
+        command.args([
+            "run",
+            "--protocol",
+            protocols,
+            "--stagger-ms",
+            &milliseconds.to_string(),
+            "--control",
+        ]);
+        command.arg(&self.control).arg("--").arg(program);
+        command
+    }
+
     /// A program of the tests' own under `freena run`.
     pub fn script(&self, name: &str, arguments: &[&dyn Display]) -> Program {
         let mut command = self.run(binaries::python());

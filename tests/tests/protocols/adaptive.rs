@@ -7,8 +7,9 @@ use freena_tests::netns::privileged;
 use freena_tests::plugins;
 use freena_tests::program::{Program, output};
 
-/// How long a protocol may take before the next one is tried too, in milliseconds (RFC 8305 section 8).
-const STAGGER: f64 = 250.0;
+/// How long a protocol may take before the next one is tried too, in milliseconds: much longer than usual, so that a busy
+/// machine tells waiting from not waiting.
+const STAGGER: f64 = 3000.0;
 
 /// Connects as often as it is told, and says what carries each connection and how many milliseconds that took.
 const CONNECT: &str = "
@@ -47,7 +48,7 @@ fn echo(mut command: std::process::Command, address: &str) -> Program {
 
 /// What a client is told, connection by connection: protocol or errno, and milliseconds.
 fn connect(near: &Server<'_>, protocols: &str, address: &str, times: u32) -> Vec<(i32, f64)> {
-    let mut client = near.run_with(protocols, binaries::python());
+    let mut client = near.run_waiting(protocols, STAGGER as u32, binaries::python());
     client.args(["-c", CONNECT, address, &PORT.to_string(), &times.to_string()]);
     let lines = said(client);
     let read = |line: &str| {
@@ -97,8 +98,10 @@ fn a_peer_whose_host_refuses_the_first_protocol_is_reached_at_once_by_the_next()
         for address in [FAR4, FAR6] {
             // The kernel's TCP, in a process of its own for each address family.
             let _echo = echo(lab.far(binaries::python()), address);
+            // The kernel's search for the neighbour may take a second, whatever the protocol.
+            connect(near, "tcp", address, 1);
             for (protocol, took) in connect(near, "steady,tcp", address, 3) {
-                assert!(protocol == 6 && took < STAGGER / 2.0, "{address}: {protocol} after {took} ms");
+                assert!(protocol == 6 && took < STAGGER, "{address}: {protocol} after {took} ms");
             }
         }
         assert_eq!(
@@ -121,7 +124,7 @@ fn a_peer_that_refuses_the_first_protocol_is_reached_at_once_by_the_next() {
         other.expect("ready");
         listens(far, "steady");
         for (protocol, took) in connect(near, "steady,tcp", FAR4, 3) {
-            assert!(protocol == 6 && took < STAGGER / 2.0, "{protocol} after {took} ms");
+            assert!(protocol == 6 && took < STAGGER, "{protocol} after {took} ms");
         }
     });
 }
@@ -137,7 +140,7 @@ fn a_peer_that_does_not_answer_is_reached_after_the_stagger_once() {
         let _echo = echo(lab.far(binaries::python()), FAR4);
         let times = connect(near, "steady,tcp", FAR4, 3);
         let (protocol, took) = times[0];
-        assert!(protocol == 6 && (STAGGER..2.0 * STAGGER).contains(&took), "{protocol} after {took} ms");
+        assert!(protocol == 6 && took >= STAGGER, "{protocol} after {took} ms");
         for (protocol, took) in &times[1..] {
             assert!(*protocol == 6 && *took < STAGGER, "remembered, yet {protocol} after {took} ms");
         }
@@ -149,7 +152,7 @@ fn a_peer_that_speaks_none_refuses() {
     with_a_bare_peer("a_peer_that_speaks_none_refuses", |_, near| {
         for protocols in ["steady,tcp", "steady"] {
             let (errno, took) = connect(near, protocols, FAR4, 1)[0];
-            assert!(errno == libc::ECONNREFUSED && took < 5000.0, "{protocols}: {errno} after {took} ms");
+            assert!(errno == libc::ECONNREFUSED && took < STAGGER, "{protocols}: {errno} after {took} ms");
         }
         assert!(reached(near).is_empty());
         near.wait_until("nothing is left", |status| {
@@ -216,10 +219,10 @@ fn a_file_forces_the_default_or_says_how_long_to_wait() {
         };
         let forced = run("default", "1");
         assert_eq!(forced.status.code(), Some(124), "it goes on by the default alone, which nobody answers");
-        let quick = run("50", "5");
+        let quick = run("1000", "9");
         let line = String::from_utf8_lossy(&quick.stdout);
         let (protocol, took) = line.trim().split_once(' ').expect("two words");
         let took: f64 = took.parse().expect("a number");
-        assert!(protocol == "6" && (50.0..STAGGER).contains(&took), "{line}");
+        assert!(protocol == "6" && (1000.0..STAGGER).contains(&took), "{line}");
     });
 }

@@ -101,8 +101,11 @@ impl Worker {
 
     /// Both directions have ended, or the connection has failed.
     fn end(&mut self, handle: Handle, errno: Option<i32>) {
-        // What arrived before comes first.
-        self.publish_stream(handle);
+        // What arrived before comes first. Before a connection is established nothing has, and to show its state would wake
+        // a program that then finds no error yet.
+        if self.streams.table.get(handle).is_some_and(|connection| connection.established) {
+            self.publish_stream(handle);
+        }
         let Some(connection) = self.streams.table.get_mut(handle) else { return };
         connection.over = true;
         let was_connecting = !connection.established;
