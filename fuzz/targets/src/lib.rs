@@ -3,11 +3,13 @@
 //! `tests/corpus.rs` replays `fuzz/corpus` through them with a stable compiler.
 
 mod packets;
+mod services;
 #[path = "../../../shm/ring/tests/support/mod.rs"]
 mod support;
 mod tcp;
 
 pub use packets::{frame, reassembly, xdp_parse};
+pub use services::{service_datagram, service_stream};
 pub use tcp::{tcp_ops, tcp_segments};
 
 use freena_config::Configuration;
@@ -18,7 +20,7 @@ use zerocopy::{FromBytes, IntoBytes};
 pub type Target = fn(&[u8]);
 
 /// All targets by name, which is also their folder in the corpus.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("ring_ops", ring_ops),
     ("config", config),
     ("frame", frame),
@@ -27,6 +29,8 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("xdp_parse", xdp_parse),
     ("tcp_segments", tcp_segments),
     ("tcp_ops", tcp_ops),
+    ("service_stream", service_stream),
+    ("service_datagram", service_datagram),
 ];
 
 /// Operations on a ring, against the reference queue of the ring's own tests.

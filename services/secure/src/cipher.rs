@@ -93,26 +93,27 @@ pub fn extract(salt: &[u8], key: &[u8], info: &[&[u8]]) -> Secret {
     secret
 }
 
+#[expect(clippy::large_enum_variant, reason = "it is in memory of its own, whatever its size")]
 enum Keyed {
-    Ring(Box<LessSafeKey>),
-    Gcm192(Box<aes_gcm::AesGcm<Aes192, aes::cipher::consts::U12>>),
-    Mac { cipher: Aes, vector: Option<Aes>, mac: Box<hmac::Key> },
-    Hmac(Box<hmac::Key>),
-    Blake3(Box<blake3::Hasher>),
+    Ring(LessSafeKey),
+    Gcm192(aes_gcm::AesGcm<Aes192, aes::cipher::consts::U12>),
+    Mac { cipher: Aes, vector: Option<Aes>, mac: hmac::Key },
+    Hmac(hmac::Key),
+    Blake3(blake3::Hasher),
 }
 
 enum Aes {
-    A128(Box<Aes128>),
-    A192(Box<Aes192>),
-    A256(Box<Aes256>),
+    A128(Aes128),
+    A192(Aes192),
+    A256(Aes256),
 }
 
 impl Aes {
     fn new(key: &[u8]) -> Self {
         match key.len() {
-            16 => Self::A128(Box::new(Aes128::new(GenericArray::from_slice(key)))),
-            24 => Self::A192(Box::new(Aes192::new(GenericArray::from_slice(key)))),
-            _ => Self::A256(Box::new(Aes256::new(GenericArray::from_slice(key)))),
+            16 => Self::A128(Aes128::new(GenericArray::from_slice(key))),
+            24 => Self::A192(Aes192::new(GenericArray::from_slice(key))),
+            _ => Self::A256(Aes256::new(GenericArray::from_slice(key))),
         }
     }
 }
@@ -128,7 +129,7 @@ macro_rules! each {
     };
 }
 
-/// A cipher with its key, for one direction. Wiped by the crates that hold the expanded keys, where they do that.
+/// A cipher with its key, for one direction, all of it in the value itself: it belongs into [`crate::hidden::Hidden`].
 pub struct Cipher {
     suite: Suite,
     keyed: Keyed,
@@ -142,23 +143,23 @@ impl Cipher {
         expand(secret, &[b"key ", name.as_bytes()], &mut key);
         let ring = |algorithm: &'static aead::Algorithm, key: &[u8]| {
             let key = UnboundKey::new(algorithm, key).expect("the key has the algorithm's length");
-            Keyed::Ring(Box::new(LessSafeKey::new(key)))
+            Keyed::Ring(LessSafeKey::new(key))
         };
         let keyed = match suite {
             Suite::Gcm(128) => ring(&AES_128_GCM, &key),
-            Suite::Gcm(192) => Keyed::Gcm192(Box::new(aes_gcm::AesGcm::new(GenericArray::from_slice(&key)))),
+            Suite::Gcm(192) => Keyed::Gcm192(aes_gcm::AesGcm::new(GenericArray::from_slice(&key))),
             Suite::Gcm(_) => ring(&AES_256_GCM, &key),
-            Suite::Hmac => Keyed::Hmac(Box::new(hmac::Key::new(hmac::HMAC_SHA256, &key))),
+            Suite::Hmac => Keyed::Hmac(hmac::Key::new(hmac::HMAC_SHA256, &key)),
             Suite::Blake3 => {
                 let mut fixed = Secret::default();
                 fixed.copy_from_slice(&key);
-                Keyed::Blake3(Box::new(blake3::Hasher::new_keyed(&fixed)))
+                Keyed::Blake3(blake3::Hasher::new_keyed(&fixed))
             }
             Suite::ChaCha => ring(&CHACHA20_POLY1305, &key),
             Suite::Ctr(_) | Suite::Cbc(_) => {
                 let mut mac = Secret::default();
                 expand(secret, &[b"mac ", name.as_bytes()], &mut *mac);
-                let mac = Box::new(hmac::Key::new(hmac::HMAC_SHA256, &*mac));
+                let mac = hmac::Key::new(hmac::HMAC_SHA256, &*mac);
                 let cipher = Aes::new(&key);
                 expand(secret, &[b"initialization vector ", name.as_bytes()], &mut key);
                 let vector = matches!(suite, Suite::Cbc(_)).then(|| Aes::new(&key));
@@ -286,7 +287,7 @@ fn first_vector(key: &Aes, nonce: [u8; NONCE]) -> GenericArray<u8, aes::cipher::
 fn stream(cipher: &Aes, nonce: [u8; NONCE], body: &mut [u8]) {
     use aes::cipher::InnerIvInit;
     each!(cipher, aes => {
-        let core = ctr::CtrCore::<_, ctr::flavors::Ctr32BE>::inner_iv_init(&**aes, &block(nonce));
+        let core = ctr::CtrCore::<_, ctr::flavors::Ctr32BE>::inner_iv_init(aes, &block(nonce));
         aes::cipher::StreamCipherCoreWrapper::from_core(core).apply_keystream(body);
     });
 }
@@ -305,7 +306,7 @@ fn encrypt_blocks(
     last[..rest.len()].copy_from_slice(rest);
     last[rest.len()..].copy_from_slice(padding);
     each!(cipher, aes => {
-        let mut encryptor = cbc::Encryptor::inner_iv_init(&**aes, &vector);
+        let mut encryptor = cbc::Encryptor::inner_iv_init(aes, &vector);
         for block in blocks.chunks_exact_mut(BLOCK) {
             encryptor.encrypt_block_mut(GenericArray::from_mut_slice(block));
         }
@@ -318,7 +319,7 @@ fn encrypt_blocks(
 fn decrypt_blocks(cipher: &Aes, vector: GenericArray<u8, aes::cipher::consts::U16>, body: &mut [u8]) {
     use aes::cipher::InnerIvInit;
     each!(cipher, aes => {
-        let mut decryptor = cbc::Decryptor::inner_iv_init(&**aes, &vector);
+        let mut decryptor = cbc::Decryptor::inner_iv_init(aes, &vector);
         // Several at once: blocks of cipher text, unlike those of plain text, do not wait for each other.
         let (blocks, _) = aes::cipher::inout::InOutBuf::from(body).into_chunks();
         decryptor.decrypt_blocks_inout_mut(blocks);

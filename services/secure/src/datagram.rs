@@ -6,6 +6,8 @@
 //! remembered for the whole process: a datagram replayed to another of its flows is refused too.
 
 use crate::cipher::{Cipher, NONCE, Suite, extract};
+use crate::hidden::Hidden;
+use crate::keys::Secret;
 use crate::window::Window;
 use freena_service_api::{Message, Passed, Trouble, Verdict};
 use std::collections::HashMap;
@@ -46,21 +48,21 @@ fn seconds(epoch: &Epoch) -> u64 {
 
 struct Sender {
     epoch: Epoch,
-    cipher: Cipher,
+    cipher: Hidden<Cipher>,
     number: u32,
     bytes: u64,
 }
 
 struct Receiver {
     epoch: Epoch,
-    cipher: Cipher,
+    cipher: Hidden<Cipher>,
     seen: Seen,
 }
 
 /// A flow of datagrams.
 pub struct Datagrams {
     suite: Suite,
-    key: Arc<crate::keys::Secret>,
+    key: Arc<Hidden<Secret>>,
     rekey: u64,
     /// Most seconds that the clocks of the two hosts may differ.
     skew: u64,
@@ -77,7 +79,7 @@ pub struct Datagrams {
 impl Datagrams {
     pub fn new(
         suite: Suite,
-        key: Arc<crate::keys::Secret>,
+        key: Arc<Hidden<Secret>>,
         rekey: u64,
         skew: u64,
         wall: u64,
@@ -100,12 +102,12 @@ impl Datagrams {
         })
     }
 
-    fn cipher(&self, epoch: &Epoch) -> Cipher {
+    fn cipher(&self, epoch: &Epoch) -> Hidden<Cipher> {
         let name = self.suite.name();
-        Cipher::new(
+        Hidden::new(Cipher::new(
             self.suite,
-            &extract(epoch, &**self.key, &[b"freena crypto 1 datagram ", name.as_bytes()]),
-        )
+            &extract(epoch, &***self.key, &[b"freena crypto 1 datagram ", name.as_bytes()]),
+        ))
     }
 
     fn seconds(&self, now: u64) -> u64 {

@@ -2,6 +2,7 @@
 
 use crate::cipher::Suite;
 use crate::datagram::{self, Datagrams};
+use crate::hidden::Hidden;
 use crate::keys;
 use crate::stream::Stream;
 use freena_service_api::{
@@ -43,7 +44,7 @@ pub mod parameters {
 /// A flow whose messages only the two ends can make.
 pub struct Secured {
     suite: Suite,
-    key: Arc<keys::Secret>,
+    key: Arc<Hidden<keys::Secret>>,
     rekey: u64,
     client: bool,
     flow: State,
@@ -91,7 +92,7 @@ impl Secured {
 
     /// Makes the keys of a stream.
     pub fn agree(&mut self, agreement: &Agreement<'_>) {
-        let stream = Stream::new(self.suite, &**self.key, agreement.transcript, self.client, self.rekey);
+        let stream = Stream::new(self.suite, &***self.key, agreement.transcript, self.client, self.rekey);
         self.flow = State::Stream(Box::new(stream));
     }
 

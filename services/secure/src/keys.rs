@@ -2,6 +2,7 @@
 //!
 //! A key never leaves the process, is wiped when it is not needed any more, and its file must be its owner's alone.
 
+use crate::hidden::Hidden;
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -32,14 +33,14 @@ impl Kind {
 }
 
 type Stamp = (u64, u64, i64, i64);
-type Cache = HashMap<(String, Kind), (Stamp, Arc<Secret>)>;
+type Cache = HashMap<(String, Kind), (Stamp, Arc<Hidden<Secret>>)>;
 
 /// The key of `kind` in the file `path`. What was read once stays usable if the file cannot be reached any more: a program
 /// may have given up its rights, or its root folder, since then.
 ///
 /// # Errors
 /// In words: the file cannot be read, others than its owner can read it, or it holds no such key.
-pub fn read(path: &str, kind: Kind) -> Result<Arc<Secret>, String> {
+pub fn read(path: &str, kind: Kind) -> Result<Arc<Hidden<Secret>>, String> {
     static CACHE: LazyLock<Mutex<Cache>> = LazyLock::new(Mutex::default);
     let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
     let name = (path.to_owned(), kind);
@@ -49,7 +50,7 @@ pub fn read(path: &str, kind: Kind) -> Result<Arc<Secret>, String> {
         (Some((_, key)), Err(_)) => return Ok(key.clone()),
         _ => {}
     }
-    let key = Arc::new(read_file(path, kind)?);
+    let key = Arc::new(Hidden::new(read_file(path, kind)?));
     if let Ok(stamp) = seen {
         cache.insert(name, (stamp, key.clone()));
     }

@@ -7,6 +7,7 @@
 mod cipher;
 mod datagram;
 mod flow;
+mod hidden;
 mod keys;
 mod stream;
 mod window;

@@ -1,6 +1,7 @@
 //! Streams: numbered messages, keys of each direction, new keys after so many bytes.
 
 use crate::cipher::{Cipher, NONCE, Suite, expand, extract};
+use crate::hidden::Hidden;
 use crate::keys::Secret;
 use freena_service_api::{Message, Passed, Trouble, Verdict};
 
@@ -44,8 +45,8 @@ impl Way {
 
 /// Both directions of a stream.
 pub struct Stream {
-    out: Way,
-    inward: Way,
+    out: Hidden<Way>,
+    inward: Hidden<Way>,
     rekey: u64,
 }
 
@@ -55,7 +56,7 @@ impl Stream {
         let name = suite.name();
         let way = |role: &str| {
             let info: [&[u8]; 3] = [b"freena crypto 1 stream ", name.as_bytes(), role.as_bytes()];
-            Way::new(suite, extract(transcript, key, &info))
+            Hidden::new(Way::new(suite, extract(transcript, key, &info)))
         };
         let (client_way, server_way) = (way(" client"), way(" server"));
         let (out, inward) = if client { (client_way, server_way) } else { (server_way, client_way) };
