@@ -27,7 +27,7 @@ pub const fn describe<S: Service>() -> FreenaService {
         handshake: if S::HAS_HANDSHAKE { Some(handshake::<S>) } else { None },
         outbound: Some(outbound::<S>),
         inbound: Some(inbound::<S>),
-        admit: Some(admit::<S>),
+        admit: if S::HOLDS_BACK { Some(admit::<S>) } else { None },
         extra_outbound: Some(extra_outbound::<S>),
         extra_inbound: Some(extra_inbound::<S>),
         deadline: Some(deadline::<S>),

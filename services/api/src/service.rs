@@ -363,7 +363,10 @@ pub trait Service: Sized {
     /// A stream ends; a datagram is dropped and counted.
     fn inbound(&mut self, message: &mut Message<'_>) -> Verdict;
 
-    /// When a message of `length` bytes may go; 0 for now.
+    /// Whether [`Service::admit`] may hold messages back.
+    const HOLDS_BACK: bool = false;
+
+    /// When a message of `length` bytes may go; 0 for now. Asked only of services that [`Service::HOLDS_BACK`].
     fn admit(&mut self, now: u64, length: usize) -> u64 {
         let _ = (now, length);
         0

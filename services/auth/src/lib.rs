@@ -32,9 +32,12 @@ impl Service for Auth {
         Secured::open(suite, setup).map(|(secured, promise)| (Self(secured), promise))
     }
 
+    fn announce(&mut self, out: &mut [u8]) -> usize {
+        self.0.announce(out)
+    }
+
     fn agree(&mut self, agreement: &Agreement<'_>) -> Result<(), Refusal> {
-        self.0.agree(agreement);
-        Ok(())
+        self.0.agree(agreement)
     }
 
     fn outbound(&mut self, message: &mut Message<'_>) -> Verdict {

@@ -143,8 +143,10 @@ impl StreamFlow {
     /// call but `seal` and `end`, which do it themselves.
     pub fn transmit(&mut self, now: u64, out: &mut Buffer) -> bool {
         let before = out.len();
-        out.push(self.pending.as_slice());
-        self.pending.clear();
+        if !self.pending.is_empty() {
+            out.push(self.pending.as_slice());
+            self.pending.clear();
+        }
         if self.agreement.confirmed && self.error.is_none() {
             let result = self.own_messages(now, out);
             let _ = self.note(result);

@@ -223,6 +223,32 @@ fn a_recorded_connection_cannot_be_replayed() {
     assert_eq!(Arrived::default().take(&offer, &mut client).unwrap_err().errno(), libc::EPROTO);
 }
 
+/// A peer whose half of the exchange is none, or leads to the same result whatever the other half is.
+#[test]
+fn the_exchange_of_keys_must_be_one() {
+    let services = [crypto(&[])];
+    let mut one = [0; 32];
+    one[0] = 1;
+    for half in [[0; 32], one] {
+        let (mut client, mut server) = (End::new(&services, Role::Client), End::new(&services, Role::Server));
+        let mut offer = client.sends();
+        // The announcement is the last of an offer.
+        let at = offer.len() - 32;
+        offer[at..].copy_from_slice(&half);
+        let error = Arrived::default().take(&offer, &mut server).unwrap_err();
+        assert_eq!(error.errno(), libc::EPERM, "{error}");
+        assert!(error.to_string().contains("half of the key exchange"), "{error}");
+    }
+    // One that was changed on its way is noticed by the proof.
+    let (mut client, mut server) = (End::new(&services, Role::Client), End::new(&services, Role::Server));
+    let mut offer = client.sends();
+    let last = offer.len() - 2;
+    offer[last] ^= 1;
+    Arrived::default().take(&offer, &mut server).unwrap();
+    let error = Arrived::default().take(&server.sends(), &mut client).unwrap_err();
+    assert_eq!(error.errno(), libc::EPERM, "{error}");
+}
+
 #[test]
 fn keys_are_replaced_at_the_same_byte_on_both_ends() {
     let (mut client, mut server) = pair(&[crypto(&[("rekey", "1")])]);

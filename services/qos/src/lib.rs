@@ -118,6 +118,8 @@ impl Service for Qos {
         Ok((it, promise))
     }
 
+    const HOLDS_BACK: bool = true;
+
     fn admit(&mut self, now: u64, _: usize) -> u64 {
         if self.rate == 0 {
             return 0;

@@ -8,7 +8,10 @@ use crate::stream::Stream;
 use freena_service_api::{
     Agreement, Figures, Kind, Message, Mode, Promise, Refusal, Role, Setup, Trouble, Verdict,
 };
+use ring::agreement::{EphemeralPrivateKey, UnparsedPublicKey, X25519, agree_ephemeral};
+use ring::rand::SystemRandom;
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// Parameters that both services have.
 pub mod parameters {
@@ -55,8 +58,9 @@ pub struct Secured {
 }
 
 enum State {
-    /// A stream whose ends have not agreed yet.
-    Waiting,
+    /// A stream whose ends have not agreed yet: this end's half of a Diffie-Hellman exchange (RFC 7748), which is for this
+    /// stream alone. Who gets the key of the file later cannot read what was recorded before.
+    Waiting(Option<EphemeralPrivateKey>),
     Stream(Box<Stream>),
     Datagrams(Box<Datagrams>),
 }
@@ -77,7 +81,8 @@ impl Secured {
             let made = Datagrams::new(suite, key.clone(), rekey, skew, setup.wall(), setup.now());
             State::Datagrams(Box::new(made.map_err(|trouble| Refusal::new(trouble, "no random bytes"))?))
         } else {
-            State::Waiting
+            let made = EphemeralPrivateKey::generate(&X25519, &SystemRandom::new());
+            State::Waiting(Some(made.map_err(|_| Refusal::new(Trouble::Fault, "no random bytes"))?))
         };
         let promise = Promise {
             outbound: Mode::InPlace,
@@ -90,10 +95,33 @@ impl Secured {
         Ok((Self { suite, key, rekey, client, flow, sealed: 0, opened: 0, forged: 0, replayed: 0 }, promise))
     }
 
-    /// Makes the keys of a stream.
-    pub fn agree(&mut self, agreement: &Agreement<'_>) {
-        let stream = Stream::new(self.suite, &***self.key, agreement.transcript, self.client, self.rekey);
+    /// What the peer is to know: this end's public half of the exchange.
+    pub fn announce(&self, out: &mut [u8]) -> usize {
+        let State::Waiting(Some(private)) = &self.flow else { return 0 };
+        let Ok(public) = private.compute_public_key() else { return 0 };
+        out[..public.as_ref().len()].copy_from_slice(public.as_ref());
+        public.as_ref().len()
+    }
+
+    /// Makes the keys of a stream, of the key of the file and of what the exchange gives.
+    ///
+    /// # Errors
+    /// The peer has announced no half of an exchange.
+    pub fn agree(&mut self, agreement: &Agreement<'_>) -> Result<(), Refusal> {
+        let private = match &mut self.flow {
+            State::Waiting(private) => private.take(),
+            _ => None,
+        };
+        let private = private.ok_or_else(|| Refusal::new(Trouble::Fault, "a second agreement"))?;
+        let peer = UnparsedPublicKey::new(&X25519, agreement.announcement);
+        // Also where the result is zero, whatever this end's half is (RFC 7748, section 6.1).
+        let none = |_| Refusal::new(Trouble::Key, "the peer's half of the key exchange is none");
+        let mut key = Zeroizing::new([0; 64]);
+        key[..32].copy_from_slice(&***self.key);
+        agree_ephemeral(private, &peer, |shared| key[32..].copy_from_slice(shared)).map_err(none)?;
+        let stream = Stream::new(self.suite, &*key, agreement.transcript, self.client, self.rekey);
         self.flow = State::Stream(Box::new(stream));
+        Ok(())
     }
 
     /// A message to the peer.
@@ -106,7 +134,7 @@ impl Secured {
             State::Stream(stream) => stream.seal(message),
             State::Datagrams(datagrams) => datagrams.seal(message),
             // Nothing leaves before there is a key.
-            State::Waiting => Err(Trouble::Fault),
+            State::Waiting(_) => Err(Trouble::Fault),
         }
     }
 
@@ -118,7 +146,7 @@ impl Secured {
         let verdict = match &mut self.flow {
             State::Stream(stream) => stream.open(message),
             State::Datagrams(datagrams) => datagrams.open(message),
-            State::Waiting => Err(Trouble::Malformed),
+            State::Waiting(_) => Err(Trouble::Malformed),
         };
         match verdict {
             Ok(_) => self.opened += 1,
@@ -140,7 +168,7 @@ impl Secured {
                 figure(c"epochs", datagrams.epochs());
                 figure(c"messages of another time", datagrams.stale);
             }
-            State::Waiting => {}
+            State::Waiting(_) => {}
         }
     }
 }
