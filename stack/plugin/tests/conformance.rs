@@ -3,7 +3,7 @@
 mod support;
 
 use freena_sim::{Config, Impairments};
-use freena_stack_api::stream::{Failure, Protocol};
+use freena_stack_api::stream::{Failure, Handle, IcmpError, Options, Path, Protocol};
 use freena_tcp::Tcp;
 use std::time::Duration;
 use support::{BUFFER, Kind, Pair, build};
@@ -190,15 +190,118 @@ fn garbage_harms_nobody(kind: Kind) {
     assert!(pair.stream(0, client).failed.is_none());
 }
 
+/// What programs and routers may do, in any order, on a bad wire; afterwards everything can be closed, and a new connection
+/// works.
+fn calls_in_any_order_harm_nobody(kind: fn() -> Kind) {
+    for seed in 1..=12u64 {
+        let impairments =
+            Impairments { loss: 0.02, duplicate: 0.02, reorder: 0.05, ..Impairments::default() };
+        let mut pair = Pair::new(kind(), Config { impairments, seed, ..Config::default() });
+        pair.hosts[1].backlog = usize::MAX;
+        pair.listen();
+        let mut state = seed;
+        let mut random = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize
+        };
+        let mut port = 4000;
+        for _ in 0..600 {
+            let now = pair.clock.now();
+            let side = random() % 2;
+            let mut open: Vec<Handle> = pair.hosts[side]
+                .streams
+                .iter()
+                .filter(|(_, it)| !it.done && !it.released)
+                .map(|(handle, _)| *handle)
+                .collect();
+            open.sort_unstable_by_key(|handle| handle.0);
+            let handle = (!open.is_empty()).then(|| open[random() % open.len()]);
+            match (random() % 16, handle) {
+                (0..=1, _) if open.len() < 24 => {
+                    port += 1;
+                    pair.connect(port);
+                }
+                (2..=4, Some(handle)) if !pair.stream(side, handle).then_shut => {
+                    pair.stream(side, handle).goal += random() as u64 % 50_000;
+                }
+                (5, Some(handle)) => pair.stream(side, handle).then_shut = true,
+                (6, Some(handle)) => pair.close(side, handle),
+                (7, Some(handle)) => pair.abort(side, handle),
+                (8, Some(handle)) => {
+                    let it = pair.stream(side, handle);
+                    it.stalled = !it.stalled;
+                }
+                (9, Some(handle)) => {
+                    let options =
+                        Options { no_delay: random() % 2 == 0, ttl: random() as u8, ..Options::default() };
+                    pair.hosts[side].engine.set_options(now, handle, &options);
+                }
+                (10, Some(handle)) => {
+                    let mtu = [576, 1280, 1500][random() % 3];
+                    pair.hosts[side].engine.set_path(
+                        now,
+                        handle,
+                        Path { mtu, max_burst: mtu, max_segments: 1 },
+                    );
+                }
+                (11, _) => {
+                    let errors = [IcmpError::Network, IcmpError::Host, IcmpError::Port, IcmpError::Protocol];
+                    let flow = Pair::flow(4000 + random() as u16 % 64);
+                    let quoted =
+                        [flow.local_port.to_be_bytes(), flow.peer_port.to_be_bytes(), [0; 2], [0; 2]]
+                            .concat();
+                    let quoted = quoted.try_into().expect("8 bytes");
+                    pair.hosts[0].engine.handle_icmp(now, &flow, quoted, errors[random() % 4]);
+                }
+                (12, _) => pair.hosts[1].engine.unlisten(3),
+                (13, _) => pair.listen(),
+                _ => {
+                    for _ in 0..random() % 20 {
+                        pair.step();
+                    }
+                }
+            }
+            pair.settle();
+        }
+        pair.listen();
+        for side in [0, 1] {
+            let open = pair.hosts[side].streams.iter().filter(|(_, it)| !it.done && !it.released);
+            for handle in open.map(|(handle, _)| *handle).collect::<Vec<_>>() {
+                pair.close(side, handle);
+            }
+        }
+        // What peers had begun may still be accepted.
+        pair.quiet(900);
+        let late = pair.hosts[1].streams.iter().filter(|(_, it)| !it.done && !it.released);
+        for handle in late.map(|(handle, _)| *handle).collect::<Vec<_>>() {
+            pair.close(1, handle);
+        }
+        pair.quiet(900);
+        let accepted = pair.hosts[1].accepted.len();
+        let client = pair.connect(3999);
+        pair.stream(0, client).goal = 100_000;
+        pair.until(120, |pair| {
+            let server = pair.hosts[1].accepted.get(accepted);
+            server.is_some_and(|server| pair.hosts[1].streams[server].received == 100_000)
+        });
+        for host in &pair.hosts {
+            let left = host.streams.values().filter(|it| !it.released).count();
+            assert_eq!(left, 1, "seed {seed}: connections that are closed and not released\n{pair:?}");
+        }
+    }
+}
+
 macro_rules! suite {
     ($($case:ident),* $(,)?) => {
         mod tcp {
             $(#[test] fn $case() { super::$case(super::tcp()); })*
             #[test] fn on_a_bad_wire() { super::on_a_bad_wire(super::tcp); }
+            #[test] fn calls_in_any_order_harm_nobody() { super::calls_in_any_order_harm_nobody(super::tcp); }
         }
         mod steady {
             $(#[test] fn $case() { super::$case(super::steady()); })*
             #[test] fn on_a_bad_wire() { super::on_a_bad_wire(super::steady); }
+            #[test] fn calls_in_any_order_harm_nobody() { super::calls_in_any_order_harm_nobody(super::steady); }
         }
     };
 }

@@ -53,6 +53,8 @@ pub struct Stream {
     pub then_shut: bool,
     pub shut: bool,
     pub stalled: bool,
+    /// Whether the program has closed or aborted it.
+    pub done: bool,
 }
 
 pub struct Host {
@@ -183,9 +185,17 @@ impl Pair {
         let now = self.clock.now();
         let host = &mut self.hosts[side];
         let stream = host.streams.get_mut(&handle).expect("it exists");
-        stream.closed = true;
+        (stream.closed, stream.done) = (true, true);
         let unread = stream.read < stream.received;
         host.engine.close(now, handle, unread);
+    }
+
+    pub fn abort(&mut self, side: usize, handle: Handle) {
+        let now = self.clock.now();
+        let host = &mut self.hosts[side];
+        let stream = host.streams.get_mut(&handle).expect("it exists");
+        (stream.closed, stream.done) = (true, true);
+        host.engine.abort(now, handle);
     }
 
     /// Everything that is due now.
