@@ -165,7 +165,7 @@ fn client(common: &Common, seconds: f64, warm_up: u64, hold: bool) -> io::Result
     let usage = sys::usage() - before;
     payload::write_end(&mut request, number);
     waiter.socket.send(&request)?;
-    programs::print_line(&Line::PingPong(result(&histogram, histogram.count(), lost, usage)))
+    programs::print_line(&Line::PingPong(PingPong::of(&histogram, histogram.count(), lost, usage)))
 }
 
 /// Waits for the answer to request `number`; false when it does not come in time. Late answers to earlier requests are
@@ -207,19 +207,5 @@ fn server(common: &Common, seconds: f64) -> io::Result<()> {
         }
     }
     let usage = before.map_or(Usage::default(), |before| sys::usage() - before);
-    programs::print_line(&Line::PingPong(result(&Histogram::default(), answered, 0, usage)))
-}
-
-fn result(histogram: &Histogram, exchanges: u64, lost: u64, usage: Usage) -> PingPong {
-    PingPong {
-        exchanges,
-        lost,
-        p50_ns: histogram.percentile(50.0),
-        p90_ns: histogram.percentile(90.0),
-        p99_ns: histogram.percentile(99.0),
-        p999_ns: histogram.percentile(99.9),
-        max_ns: histogram.max(),
-        histogram: histogram.buckets().collect(),
-        usage,
-    }
+    programs::print_line(&Line::PingPong(PingPong::of(&Histogram::default(), answered, 0, usage)))
 }

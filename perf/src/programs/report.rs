@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::histogram::Bucket;
+use super::histogram::{Bucket, Histogram};
 use super::sys;
 
 /// One line of a program's standard output.
@@ -148,6 +148,24 @@ pub struct PingPong {
     pub histogram: Vec<Bucket>,
     /// What the process cost from the first exchange on.
     pub usage: Usage,
+}
+
+impl PingPong {
+    /// For so many exchanges, of which these took half the times in the histogram.
+    #[must_use]
+    pub fn of(histogram: &Histogram, exchanges: u64, lost: u64, usage: Usage) -> Self {
+        Self {
+            exchanges,
+            lost,
+            p50_ns: histogram.percentile(50.0),
+            p90_ns: histogram.percentile(90.0),
+            p99_ns: histogram.percentile(99.0),
+            p999_ns: histogram.percentile(99.9),
+            max_ns: histogram.max(),
+            histogram: histogram.buckets().collect(),
+            usage,
+        }
+    }
 }
 
 /// A rate from two readings of the clock: `count` things in `elapsed_ns`. 0 when no time passed.

@@ -17,7 +17,7 @@ use zerocopy::IntoBytes;
 /// How long an answer may take.
 pub const TIMEOUT_SECONDS: i64 = 5;
 /// The most descriptors that come with a response.
-const MAX_DESCRIPTORS: usize = 2;
+const MAX_DESCRIPTORS: usize = 4;
 
 /// Why a request was not fulfilled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +140,12 @@ pub fn call_apart(request: &Request, fds: &[c_int]) -> Result<Reply, Failure> {
     });
     let _ = sys::close(fd);
     reply
+}
+
+/// Whether the server has ended since the connection to it was made. Asks nothing, and is `false` where there is none.
+pub fn is_gone() -> bool {
+    let fd = FD.load(Ordering::Relaxed);
+    fd >= 0 && sys::recv(fd, &mut [0], libc::MSG_PEEK | libc::MSG_DONTWAIT) == Ok(0)
 }
 
 /// In a fork child: the connection is the parent's.

@@ -7,8 +7,11 @@ use crate::sys;
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicI32, Ordering};
 
-/// How many can be kept: the control connection and one borrowed companion for each of the busiest sockets.
-pub const MAX: usize = 256;
+/// How many can be kept: the control connection, one borrowed companion for each of the busiest sockets, and one end for
+/// each of the first joined connections.
+pub const MAX: usize = 4096;
+/// Numbers at the upper end where they are looked for first.
+const HIGH: u32 = 320;
 
 static OWN: [AtomicI32; MAX] = [const { AtomicI32::new(-1) }; MAX];
 /// No own descriptor was ever below this: spares [`is_own`] the search.
@@ -20,9 +23,21 @@ static LOWEST: AtomicI32 = AtomicI32::new(c_int::MAX);
 /// `EMFILE`: no number, or no place in the list, is free.
 pub fn keep(fd: c_int) -> sys::Result<c_int> {
     let limit = sys::descriptor_limit();
-    let moved = [limit.saturating_sub(MAX as u32 + 64), limit / 2, 3]
-        .iter()
-        .find_map(|from| sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, *from as usize).ok());
+    move_to(fd, &[limit.saturating_sub(HIGH), limit / 2, 3])
+}
+
+/// As [`keep`], of a descriptor that the library can do without: `None` where it would take what the program may need, which
+/// has three quarters of all numbers to itself.
+pub fn keep_spare(fd: c_int) -> Option<c_int> {
+    if fd < 0 {
+        return None;
+    }
+    let limit = sys::descriptor_limit();
+    move_to(fd, &[limit - limit / 4]).ok()
+}
+
+fn move_to(fd: c_int, numbers: &[u32]) -> sys::Result<c_int> {
+    let moved = numbers.iter().find_map(|from| sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, *from as usize).ok());
     let _ = sys::close(fd);
     let high = moved.ok_or(sys::Errno(libc::EMFILE))?;
     LOWEST.fetch_min(high, Ordering::Relaxed);

@@ -203,6 +203,8 @@ fn of_stream(held: &Held, request: u32) -> Result<c_int, Error> {
     let page = held.page();
     Ok(match request {
         FIONREAD => stream::receive::readable(held) as c_int,
+        // What the peer has in its memory counts as acknowledged.
+        TIOCOUTQ | SIOCOUTQNSD if held.is_joined() => 0,
         TIOCOUTQ => send::used(held) as c_int,
         SIOCOUTQNSD => {
             let sent = page.stream.told.sent.load(Ordering::Relaxed);

@@ -2,13 +2,14 @@
 
 use crate::address;
 use crate::outcome::{Outcome, Reason, Stop};
-use crate::table;
+use crate::{stream, table};
 use core::ffi::c_int;
 use core::mem::zeroed;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 use freena_preload_control::sys::{self, Errno};
 use freena_shm_abi::Endpoint;
 use freena_shm_abi::app::{AppArea, options};
+use freena_shm_abi::stream::state;
 use libc::{sockaddr, sockaddr_storage, socklen_t};
 
 /// How often a reader or writer tries before it takes the holder of the sequence lock for dead.
@@ -95,7 +96,10 @@ pub unsafe fn getsockname(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> 
 /// # Safety
 /// The pointers are the program's.
 pub unsafe fn getpeername(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> Outcome {
-    let peer = |names: Names| match names.peer.is_some() {
+    // A connection that is over has no peer either (inet_getname).
+    let is_over =
+        || table::hold(fd).is_some_and(|held| held.is_stream() && stream::phase(&held) == state::CLOSED);
+    let peer = |names: Names| match names.peer.is_some() && !is_over() {
         true => Ok(names.peer),
         false => Err(Errno(libc::ENOTCONN)),
     };

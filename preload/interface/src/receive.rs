@@ -338,9 +338,11 @@ fn receive_many(
 #[inline]
 pub(crate) fn look_again(fd: c_int, held: &Held) -> bool {
     let ready = || held.has_data() || held.page().error.0.load(Ordering::Relaxed) != 0;
-    if held.end_streak() >= STREAM && token::pause(ready) || token::spin(ready) {
+    let streak = if held.is_joined() { held.note_wait(stream::written(held)) } else { held.end_streak() };
+    if streak >= STREAM && token::pause(ready) || token::spin(ready) {
         return true;
     }
+    held.end_streak();
     let waiters = &held.app().rx_waiters;
     waiters.fetch_add(1, Ordering::Relaxed);
     let there = token::arm(fd, held).unwrap_or(false);

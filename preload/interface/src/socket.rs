@@ -10,9 +10,9 @@ use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ops::Deref;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
-use freena_preload_control::own;
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use freena_preload_control::route::{Query, Route};
+use freena_preload_control::{client, own};
 use freena_shm_abi::app::AppArea;
 use freena_shm_abi::socket::{MAX_RX_RINGS, SocketPage};
 use freena_shm_abi::stream::state;
@@ -43,6 +43,8 @@ pub struct Socket {
     /// The companion, borrowed for good because datagrams go through it; -1 for none, less by one, so that zeroed
     /// memory says none.
     companion: AtomicI32,
+    /// The server's end of the peer of a joined connection, one more, as `companion`.
+    peer_end: AtomicI32,
     /// Whether it is a stream.
     stream: AtomicBool,
     mapping: UnsafeCell<MaybeUninit<SocketMapping>>,
@@ -50,8 +52,10 @@ pub struct Socket {
     rings: UnsafeCell<[ConsumerCursor; MAX_RX_RINGS]>,
     /// Receives in a row that found nothing.
     empty: AtomicU32,
-    /// Datagrams received since a receive last had to wait.
+    /// Datagrams received since a receive last had to wait; of a joined connection see [`Held::note_wait`].
     streak: AtomicU32,
+    /// What a joined connection had sent when a receive last had to wait.
+    written: AtomicU64,
     /// Ends that epoll instances had reported when it was last looked whether the server is there.
     hang_ups: AtomicU32,
 }
@@ -78,9 +82,23 @@ pub(crate) fn start() -> bool {
     true
 }
 
-/// Puts a mapping into a free place of the slab. What kind of socket it is the server has said in its page.
-pub fn insert(mapping: SocketMapping) -> Option<Held> {
-    let stream = mapping.page().stream.told.state.load(Ordering::Acquire) != state::NONE;
+/// Puts a mapping into a free place of the slab, with the server's end of its peer if it has come, else -1, which becomes
+/// the socket's in any case. What kind of socket it is the server has said in its page.
+pub fn insert(mapping: SocketMapping, peer_end: i32) -> Option<Held> {
+    let held = place(mapping);
+    match &held {
+        // Without one the server wakes the peer.
+        Some(held) => {
+            held.0.peer_end.store(own::keep_spare(peer_end).map_or(0, |fd| fd + 1), Ordering::Release)
+        }
+        None => client::close_all(&[peer_end]),
+    }
+    held
+}
+
+fn place(mapping: SocketMapping) -> Option<Held> {
+    let stream =
+        mapping.is_joined() || mapping.page().stream.told.state.load(Ordering::Acquire) != state::NONE;
     let base = SLAB.load(Ordering::Acquire);
     if base.is_null() {
         return None;
@@ -101,6 +119,7 @@ pub fn insert(mapping: SocketMapping) -> Option<Held> {
             *socket.rings.get() = [ConsumerCursor::default(); MAX_RX_RINGS];
         }
         socket.companion.store(0, Ordering::Relaxed);
+        socket.peer_end.store(0, Ordering::Relaxed);
         socket.stream.store(stream, Ordering::Relaxed);
         socket.refs.store(1, Ordering::Release);
         return Some(Held(socket));
@@ -133,6 +152,7 @@ impl Socket {
     #[cold]
     fn destroy(&self) {
         own::release(self.companion.swap(0, Ordering::Relaxed) - 1);
+        own::release(self.peer_end.swap(0, Ordering::Relaxed) - 1);
         // SAFETY: `refs` is zero, so nobody else uses the cell, and `hold` refuses; it was written by `insert`.
         unsafe { (*self.mapping.get()).assume_init_drop() };
         self.taken.store(false, Ordering::Release);
@@ -208,7 +228,7 @@ impl Held {
     /// The state shared by all processes that hold the socket.
     #[inline]
     pub fn app(&self) -> &AppArea {
-        &self.page().app
+        &self.own_page().app
     }
 
     /// The socket's page.
@@ -256,6 +276,17 @@ impl Held {
         self.0.streak.store(streak.saturating_add(count as u32), Ordering::Relaxed);
     }
 
+    /// A receive on a joined connection has to wait, which has sent up to `written`: how many have waited before it since the
+    /// program last sent something. Whoever only receives, and never for long, reads a stream, and is better off coming
+    /// late: looking at once for each few bytes, it would take the line with the tail from the sender each time.
+    pub fn note_wait(&self, written: u64) -> u32 {
+        let streak = &self.0.streak;
+        if self.0.written.swap(written, Ordering::Relaxed) != written {
+            streak.store(0, Ordering::Relaxed);
+        }
+        streak.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// A receive has to wait: how many did not, before it.
     pub fn end_streak(&self) -> u32 {
         self.0.streak.swap(0, Ordering::Relaxed)
@@ -276,6 +307,11 @@ impl Held {
     pub fn note_hang_ups(&self, count: u32) -> bool {
         let noted = &self.0.hang_ups;
         noted.load(Ordering::Relaxed) != count && noted.swap(count, Ordering::Relaxed) != count
+    }
+
+    /// The server's end of the peer, if this process has it.
+    pub fn peer_end(&self) -> Option<i32> {
+        Some(self.0.peer_end.load(Ordering::Acquire) - 1).filter(|fd| *fd >= 0)
     }
 
     /// The cached companion, if any.

@@ -231,8 +231,8 @@ pub(crate) fn takeover(fd: c_int, candidate: Candidate, request: &Request) {
         client::close_all(&reply.fds);
         return stays(format_args!("{}", reply.response.reason()));
     }
-    let [end, memory] = reply.fds;
-    let result = map(memory).and_then(|held| {
+    let [end, memory, joint, peer_end] = reply.fds;
+    let result = map(memory, joint, peer_end).and_then(|held| {
         copy_status(fd, flags, end, &held)?;
         install(fd, candidate, end, held, request, &reply.response)
     });
@@ -250,16 +250,28 @@ pub(crate) fn takeover(fd: c_int, candidate: Candidate, request: &Request) {
     drop(connection);
 }
 
-/// Maps a socket's memory and closes its descriptor.
-pub(crate) fn map(memory: c_int) -> Result<Held, Errno> {
-    if memory < 0 {
-        return Err(Errno(libc::EPROTO));
+/// Maps a socket's memory, and the one that it shares with its peer if it is joined. The descriptors are used up: those of
+/// the memories are closed, the server's end of the peer is kept with the socket.
+pub(crate) fn map(memory: c_int, joint: c_int, peer_end: c_int) -> Result<Held, Errno> {
+    let mapping = if memory < 0 {
+        Err(Errno(libc::EPROTO))
+    } else {
+        // SAFETY: descriptors that came from the server, open until they are closed below.
+        let borrow = |fd| unsafe { BorrowedFd::borrow_raw(fd) };
+        let opened = match joint {
+            0.. => SocketMapping::open_joined(borrow(memory), borrow(joint)),
+            _ => SocketMapping::open(borrow(memory)),
+        };
+        opened.map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EPROTO)))
+    };
+    client::close_all(&[memory, joint]);
+    match mapping {
+        Ok(mapping) => socket::insert(mapping, peer_end).ok_or(Errno(libc::ENOMEM)),
+        Err(errno) => {
+            client::close_all(&[peer_end]);
+            Err(errno)
+        }
     }
-    // SAFETY: `memory` is open until the end of this function.
-    let mapping = SocketMapping::open(unsafe { BorrowedFd::borrow_raw(memory) });
-    let _ = sys::close(memory);
-    let mapping = mapping.map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EPROTO)))?;
-    socket::insert(mapping).ok_or(Errno(libc::ENOMEM))
 }
 
 /// Puts the application end in the place of the kernel socket, under every number that it has.
@@ -396,8 +408,9 @@ pub fn adopt(fd: c_int) {
     }
     let adopted = client::call(&Request::new(op::ADOPT), &[fd]).map_err(|failure| failure.into());
     let held = adopted.and_then(|reply| {
-        let _ = reply.fds[1] >= 0 && sys::close(reply.fds[1]).is_ok();
-        map(reply.fds[0]).map_err(Stop::from)
+        let [memory, joint, peer_end, surplus] = reply.fds;
+        client::close_all(&[surplus]);
+        map(memory, joint, peer_end).map_err(Stop::from)
     });
     match held {
         Ok(held) => {

@@ -14,7 +14,7 @@ use crate::socket::{Held, RxSide};
 use crate::stream;
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use freena_preload_control::{settings, sys};
+use freena_preload_control::{client, settings, sys};
 use freena_shm_abi::app::status;
 use freena_shm_abi::stream::state;
 use freena_shm_ring::{kick, wake};
@@ -31,6 +31,8 @@ static FILL: [u8; FILL_LEN] = {
 const QUIET: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 /// Messages that fill the send buffer for sure.
 const FILL_TRIES: u32 = 8;
+/// More messages than an honest peer leaves in a queue.
+const TOKENS: u32 = 1024;
 /// How often to yield while a token that was announced is on its way.
 const TOKEN_TRIES: u32 = 50;
 
@@ -64,9 +66,12 @@ pub(crate) fn is_suspect(held: &Held) -> bool {
     held.note_hang_ups(HANG_UPS.load(Ordering::Relaxed))
 }
 
-fn message(fd: c_int, held: &Held, bytes: &[u8]) {
-    if let Err(Errno(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) = sys::send(fd, bytes, QUIET) {
-        nobody_listens(held);
+pub(crate) fn message(fd: c_int, held: &Held, bytes: &[u8]) {
+    match sys::send(fd, bytes, QUIET) {
+        Err(Errno(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) => nobody_listens(held),
+        // The peer holds the server's end too, and does not answer for it.
+        Ok(_) if held.is_joined() && client::is_gone() => mark_dead(held),
+        _ => {}
     }
 }
 
@@ -94,9 +99,12 @@ fn nobody_speaks(held: &Held) {
     }
 }
 
-/// Gets the server's attention, whether it looks or not.
+/// Gets the server's attention, whether it looks or not. It has no part in what a joined connection does.
 #[cold]
 pub(crate) fn kick(fd: c_int, held: &Held) {
+    if held.is_joined() {
+        return;
+    }
     message(fd, held, b"k");
 }
 
@@ -116,8 +124,11 @@ pub fn fill(fd: c_int, held: &Held) {
         match sys::send(fd, &FILL, QUIET) {
             Ok(_) => {}
             Err(Errno(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) => return nobody_listens(held),
-            Err(_) => return,
+            Err(_) => break,
         }
+    }
+    if let Some(peer) = held.peer_page() {
+        stream::joined::filled(fd, held, peer);
     }
 }
 
@@ -218,7 +229,8 @@ fn take_tokens(fd: c_int, held: &Held, announced: bool) -> bool {
     let mut taken = false;
     let mut tries = 0;
     let mut byte = [0u8; 8];
-    loop {
+    // The peer of a joined connection may go on sending for ever.
+    for _ in 0..TOKENS {
         match sys::recv(fd, &mut byte, libc::MSG_DONTWAIT) {
             Ok(0) => {
                 nobody_speaks(held);
@@ -234,6 +246,7 @@ fn take_tokens(fd: c_int, held: &Held, announced: bool) -> bool {
             Err(_) => return taken,
         }
     }
+    taken
 }
 
 /// Makes the token right for somebody who is about to wait in the kernel. Returns whether there is something already.
@@ -242,10 +255,22 @@ fn take_tokens(fd: c_int, held: &Held, announced: bool) -> bool {
 /// [`Error::Reentered`].
 pub fn arm(fd: c_int, held: &Held) -> Result<bool, Error> {
     let side = lock_rx(fd, held)?;
+    let word = &held.page().rx_wake.0.token;
+    let too_little = || held.is_stream() && stream::is_below_low_water(held);
+    if too_little() && held.page().error.0.load(Ordering::Relaxed) == 0 {
+        // The token for what is there would end the waiting at once.
+        match word.load(Ordering::Relaxed) {
+            wake::SENT => {
+                take_tokens(fd, held, true);
+                wake::token_taken(word, true);
+            }
+            _ => drop(wake::arm(word)),
+        }
+        return Ok(!too_little());
+    }
     if held.has_data() || held.page().error.0.load(Ordering::Relaxed) != 0 {
         return Ok(true);
     }
-    let word = &held.page().rx_wake.0.token;
     if settle(fd, held, &side, false) {
         return Ok(true);
     }

@@ -17,7 +17,8 @@ pub mod op {
     /// ([`super::Request::protocols`] says which). Sends `[companion]`; gets `[application end, memory]` and
     /// [`super::Response::socket_id`], or the verdict that it stays with the kernel.
     pub const TAKEOVER: u16 = 2;
-    /// Finds a socket again after `exec` or `SCM_RIGHTS`. Sends `[application end]`, gets `[memory]`.
+    /// Finds a socket again after `exec` or `SCM_RIGHTS`. Sends `[application end]`, gets `[memory]`, and where it is joined
+    /// ([`crate::joint`]) `[memory, joint memory, server's end of its peer]`.
     pub const ADOPT: u16 = 3;
     /// Borrows the companion for a call that the kernel must answer. Sends `[application end]`, gets `[companion]`.
     pub const COMPANION: u16 = 4;
@@ -30,8 +31,9 @@ pub mod op {
     /// Asks for the status document. Gets `[memfd with JSON]`.
     pub const STATUS: u16 = 8;
     /// Asks the server to connect a stream socket, bound or not, to [`super::Request::peer`]. Sends `[companion]`; gets
-    /// `[application end, memory]`, the names, and [`super::Response::socket_id`], and the handshake is under way; or the
-    /// verdict that it stays with the kernel, whose connect(2) is then to be called.
+    /// `[application end, memory]`, the names, and [`super::Response::socket_id`], and the handshake is under way; or, where
+    /// the peer is a program on this host, `[application end, memory, joint memory, server's end of its peer]`, connected
+    /// ([`crate::joint`]); or the verdict that it stays with the kernel, whose connect(2) is then to be called.
     pub const CONNECT: u16 = 9;
     /// Asks for a copy of what the links carry; from root and the server's own user only. Sends `[memfd with a filter in
     /// words]` or nothing for all; gets `[end, memory]`: see [`crate::trace`].

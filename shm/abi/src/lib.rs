@@ -3,6 +3,7 @@
 //! - [`socket`]: the page at the start of each socket's shared memory, with the cursors of its rings;
 //! - [`record`]: what one datagram looks like inside a ring;
 //! - [`stream`]: what stream sockets have besides, and what a listener's queue holds;
+//! - [`joint`]: the memory that both ends of a connection on one host share;
 //! - [`control`]: the messages on the control socket;
 //! - [`server`]: the page that all programs may read;
 //! - [`trace`]: copies of the packets that the links carry.
@@ -12,13 +13,14 @@
 //!
 //! Who trusts whom: a program trusts the server, the server trusts nothing that a program can write. Each field says who
 //! writes it. The server loads a field that a program writes once, bounds it, and keeps its own positions in private
-//! memory.
+//! memory. Where a program shares memory with another one ([`joint`]), it trusts that one as little.
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod app;
 pub mod control;
 pub mod endpoint;
+pub mod joint;
 pub mod record;
 pub mod server;
 pub mod socket;

@@ -38,6 +38,10 @@ pub struct Geometry {
     pub rx_size: AtomicU32,
     /// The server's name for the socket; never reused while the server lives.
     pub socket_id: AtomicU64,
+    /// One of [`crate::joint::end`]: whether the rings lie in a joint memory, and which end of it this is.
+    pub joint: AtomicU32,
+    /// Always 0.
+    pub pad: AtomicU32,
 }
 
 /// Cursors of a receive ring, in bytes since the start, never wrapped.

@@ -45,6 +45,10 @@ pub struct Told {
     pub rx_urgent: AtomicU64,
     /// End of what has been sent at least once (`SIOCOUTQNSD`).
     pub sent: AtomicU64,
+    /// Joined sockets: 1 once the peer is closed, so that what is sent is answered by a reset.
+    pub gone: AtomicU32,
+    /// Always 0.
+    pub pad: AtomicU32,
     /// What `TCP_INFO` and `freena status` show. Each word may be from another moment.
     pub info: Info,
     /// IP protocol number that carries the connection; of a listener the preferred one (`SO_PROTOCOL`).
@@ -197,6 +201,8 @@ pub mod ask {
     pub const KEEP_ALIVE: u32 = 1 << 3;
     /// `TCP_QUICKACK`: acknowledge at once, for now.
     pub const QUICK_ACK: u32 = 1 << 4;
+    /// Joined sockets: the connection was accepted. One that is closed without is reset, as the kernel does it.
+    pub const TAKEN: u32 = 1 << 5;
 }
 
 /// Congestion control: [`Asked::congestion`].
@@ -231,7 +237,8 @@ const _: () = assert!(size_of::<Accepted>() == 64);
 
 /// Kinds of [`Accepted`].
 pub mod accepted {
-    /// A framework connection. Descriptors: `[application end, memory]`.
+    /// A framework connection. Descriptors: `[application end, memory]`, and of a joined one [`crate::joint`] also
+    /// `[joint memory, server's end of its peer]`.
     pub const FRAMEWORK: u32 = 1;
     /// A connection that came by the kernel's listener. Descriptor: `[kernel socket]`.
     pub const KERNEL: u32 = 2;

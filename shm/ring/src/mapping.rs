@@ -1,5 +1,6 @@
 //! The sealed memfd behind a socket, and where its parts lie.
 
+use crate::joint::{End, JointMapping};
 use crate::ring::Channel;
 use crate::stream::Pipe;
 use freena_shm_abi::socket::{self, MAX_RING, MAX_RX_RINGS, MIN_RING, SocketPage};
@@ -42,6 +43,8 @@ impl Sizes {
 pub struct SocketMapping {
     base: *mut u8,
     sizes: Sizes,
+    /// Where the rings are, if not behind the page.
+    joint: Option<JointMapping>,
 }
 
 // SAFETY: the mapping is plain shared memory without thread affinity; what is in it is reached through atomics and
@@ -60,17 +63,41 @@ impl SocketMapping {
     /// Those of memfd_create(2), ftruncate(2), fcntl(2) and mmap(2): no memory or no descriptors.
     pub fn create(sizes: Sizes, socket_id: u64) -> io::Result<(Self, OwnedFd)> {
         let fd = sealed_memfd(c"freena-socket", sizes.total(), 0)?;
-        let mapping = Self::map(fd.as_raw_fd(), sizes)?;
-        let geometry = &mapping.page().geometry.0;
+        let mapping = Self::map(fd.as_raw_fd(), sizes, None)?;
+        mapping.describe(socket_id);
+        // Nobody looks at the new socket's ring until it has been kicked.
+        mapping.page().tx_kick.0.store(1, Ordering::Release);
+        Ok((mapping, fd))
+    }
+
+    /// Server: makes what one end of a joined connection has to itself, and maps it with the joint memory, whose rings have
+    /// `ring` bytes each.
+    ///
+    /// # Errors
+    /// As [`SocketMapping::create`].
+    pub fn create_joined(
+        joint: BorrowedFd<'_>,
+        end: End,
+        ring: u32,
+        socket_id: u64,
+    ) -> io::Result<(Self, OwnedFd)> {
+        let joint = JointMapping::open(joint, ring, end)?;
+        let fd = sealed_memfd(c"freena-socket", socket::PAGE, 0)?;
+        let mapping = Self::map(fd.as_raw_fd(), Sizes { tx: ring, rx: ring, rx_rings: 1 }, Some(joint))?;
+        mapping.describe(socket_id);
+        mapping.own_page().geometry.0.joint.store(end.number(), Ordering::Release);
+        Ok((mapping, fd))
+    }
+
+    /// Says where things are.
+    fn describe(&self, socket_id: u64) {
+        let (sizes, geometry) = (self.sizes, &self.own_page().geometry.0);
         geometry.magic.store(MAGIC, Ordering::Relaxed);
         geometry.version.store(ABI_VERSION, Ordering::Relaxed);
         geometry.rx_rings.store(sizes.rx_rings, Ordering::Relaxed);
         geometry.tx_size.store(sizes.tx, Ordering::Relaxed);
         geometry.rx_size.store(sizes.rx, Ordering::Relaxed);
         geometry.socket_id.store(socket_id, Ordering::Relaxed);
-        // Nobody looks at the new socket's ring until it has been kicked.
-        mapping.page().tx_kick.0.store(1, Ordering::Release);
-        Ok((mapping, fd))
     }
 
     /// Program: maps the memory that the server handed out. Allocates nothing.
@@ -78,9 +105,30 @@ impl SocketMapping {
     /// # Errors
     /// `EPROTO` if it is not what this version expects or not as long as it says, and those of fstat(2) and mmap(2).
     pub fn open(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        match Self::read_geometry(fd)? {
+            (sizes, None) if file_len(fd)? == sizes.total() as u64 => Self::map(fd.as_raw_fd(), sizes, None),
+            _ => Err(io::Error::from_raw_os_error(libc::EPROTO)),
+        }
+    }
+
+    /// Program: as [`SocketMapping::open`], for one end of a joined connection.
+    ///
+    /// # Errors
+    /// As [`SocketMapping::open`].
+    pub fn open_joined(fd: BorrowedFd<'_>, joint: BorrowedFd<'_>) -> io::Result<Self> {
+        match Self::read_geometry(fd)? {
+            (sizes, Some(end)) if sizes.tx == sizes.rx => {
+                let joint = JointMapping::open(joint, sizes.tx, end)?;
+                Self::map(fd.as_raw_fd(), sizes, Some(joint))
+            }
+            _ => Err(io::Error::from_raw_os_error(libc::EPROTO)),
+        }
+    }
+
+    /// What the page says, which is there and of this version, and which end it is if it is joined.
+    fn read_geometry(fd: BorrowedFd<'_>) -> io::Result<(Sizes, Option<End>)> {
         // Before anything is touched: a page behind the end of the file would fault.
-        let len = file_len(fd)?;
-        if len < socket::PAGE as u64 {
+        if file_len(fd)? < socket::PAGE as u64 {
             return Err(io::Error::from_raw_os_error(libc::EPROTO));
         }
         let head = Self::map_raw(fd.as_raw_fd(), socket::PAGE)?;
@@ -93,24 +141,52 @@ impl SocketMapping {
             rx: geometry.rx_size.load(Ordering::Relaxed),
             rx_rings: geometry.rx_rings.load(Ordering::Relaxed),
         };
+        let end = End::from_number(geometry.joint.load(Ordering::Relaxed));
         // SAFETY: mapped above with this length and not used any more.
         unsafe { libc::munmap(head.cast(), socket::PAGE) };
-        if !valid || !sizes.are_valid() || len != sizes.total() as u64 {
+        if !valid || !sizes.are_valid() {
             return Err(io::Error::from_raw_os_error(libc::EPROTO));
         }
-        Self::map(fd.as_raw_fd(), sizes)
+        Ok((sizes, end))
     }
 
-    fn map(fd: i32, sizes: Sizes) -> io::Result<Self> {
-        Ok(SocketMapping { base: Self::map_raw(fd, sizes.total())?, sizes })
+    fn map(fd: i32, sizes: Sizes, joint: Option<JointMapping>) -> io::Result<Self> {
+        let len = Self::mapped_len(sizes, &joint);
+        Ok(SocketMapping { base: Self::map_raw(fd, len)?, sizes, joint })
+    }
+
+    fn mapped_len(sizes: Sizes, joint: &Option<JointMapping>) -> usize {
+        if joint.is_some() { socket::PAGE } else { sizes.total() }
     }
 
     fn map_raw(fd: i32, len: usize) -> io::Result<*mut u8> {
         map_shared(fd, len, libc::PROT_READ | libc::PROT_WRITE)
     }
 
-    /// The page of cursors and flags.
+    /// The page of cursors and flags: of a joined socket the one that its peer sees too.
+    #[inline]
     pub fn page(&self) -> &SocketPage {
+        match &self.joint {
+            None => self.own_page(),
+            Some(joint) => joint.page(),
+        }
+    }
+
+    /// The page of the other end, of a joined socket.
+    #[inline]
+    pub fn peer_page(&self) -> Option<&SocketPage> {
+        self.joint.as_ref().map(JointMapping::peer_page)
+    }
+
+    /// Whether it is one end of a joined connection.
+    #[inline]
+    pub fn is_joined(&self) -> bool {
+        self.joint.is_some()
+    }
+
+    /// The page that no peer sees, with geometry and [`freena_shm_abi::app::AppArea`].
+    #[inline]
+    pub fn own_page(&self) -> &SocketPage {
         // SAFETY: the mapping is page-aligned, at least a page long, and lives as long as `self`; every field of a
         // `SocketPage` is atomic, so that other processes may write while the reference exists.
         unsafe { &*self.base.cast::<SocketPage>() }
@@ -123,11 +199,15 @@ impl SocketMapping {
 
     /// Server's name for the socket.
     pub fn socket_id(&self) -> u64 {
-        self.page().geometry.0.socket_id.load(Ordering::Relaxed)
+        self.own_page().geometry.0.socket_id.load(Ordering::Relaxed)
     }
 
     /// The ring from the program to the server. Each side makes only its own end of it, under its own lock or thread.
+    ///
+    /// # Panics
+    /// If the socket is joined: it has no records.
     pub fn tx(&self) -> Channel<'_> {
+        assert!(self.joint.is_none());
         let page = self.page();
         // SAFETY: the region is mapped for the life of `self`, cannot shrink, is page-aligned, and its size was checked
         // to be a power of two of at least 256 KiB. The program's producer is guarded by `AppArea::tx_lock`, the
@@ -145,8 +225,9 @@ impl SocketMapping {
     /// The ring from worker `index` to the program.
     ///
     /// # Panics
-    /// If there is no such ring.
+    /// If there is no such ring, or the socket is joined.
     pub fn rx(&self, index: usize) -> Channel<'_> {
+        assert!(self.joint.is_none());
         assert!(index < self.sizes.rx_rings as usize);
         let page = self.page();
         let offset = socket::rx_offset(self.sizes.tx, self.sizes.rx, index);
@@ -162,8 +243,13 @@ impl SocketMapping {
         }
     }
 
-    /// The ring of a stream from the program to the server. Each side makes only its own end of it, as with [`Self::tx`].
+    /// The ring of a stream from the program to the server, or to its peer. Each side makes only its own end of it, as with
+    /// [`Self::tx`].
+    #[inline]
     pub fn tx_pipe(&self) -> Pipe<'_> {
+        if let Some(joint) = &self.joint {
+            return joint.tx_pipe();
+        }
         let page = self.page();
         // SAFETY: as for `tx`; a socket is used with records or as a stream, never both.
         unsafe {
@@ -177,8 +263,12 @@ impl SocketMapping {
         }
     }
 
-    /// The ring of a stream from the server to the program.
+    /// The ring of a stream from the server, or from the peer, to the program.
+    #[inline]
     pub fn rx_pipe(&self) -> Pipe<'_> {
+        if let Some(joint) = &self.joint {
+            return joint.rx_pipe();
+        }
         let page = self.page();
         let offset = socket::rx_offset(self.sizes.tx, self.sizes.rx, 0);
         // SAFETY: as for `rx`, of which there is at least one.
@@ -197,7 +287,7 @@ impl SocketMapping {
 impl Drop for SocketMapping {
     fn drop(&mut self) {
         // SAFETY: mapped by `map` with this length; channels borrow `self` and are gone.
-        unsafe { libc::munmap(self.base.cast(), self.sizes.total()) };
+        unsafe { libc::munmap(self.base.cast(), Self::mapped_len(self.sizes, &self.joint)) };
     }
 }
 
@@ -243,7 +333,7 @@ pub fn seal(fd: &OwnedFd, more: i32) -> io::Result<()> {
     Ok(())
 }
 
-fn file_len(fd: BorrowedFd<'_>) -> io::Result<u64> {
+pub(crate) fn file_len(fd: BorrowedFd<'_>) -> io::Result<u64> {
     // SAFETY: all-zero bytes are a valid `stat`.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: `stat` is writable for its size.

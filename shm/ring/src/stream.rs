@@ -104,6 +104,22 @@ impl<'m> Pipe<'m> {
         [Span { data, len: first }, Span { data: self.data, len: len - first }]
     }
 
+    /// Has the processor fetch the line at `position`, to be written soon. Where small pieces are written one by one, each to
+    /// be visible before the next, the lines that the consumer has read last would else be waited for, one by one.
+    #[inline]
+    pub fn prefetch(&self, base: u64, position: u64) {
+        let offset = position.wrapping_sub(base) & (self.size - 1);
+        // SAFETY: the masked offset is below `size`, and `new` demands `size` mapped bytes.
+        let line = unsafe { self.data.add(offset as usize) };
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        // SAFETY: a hint: it neither reads nor writes as far as the program can tell, and never faults.
+        unsafe {
+            core::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = line;
+    }
+
     /// Copies `len` bytes at `from` to `position`. Publishes nothing.
     ///
     /// # Panics

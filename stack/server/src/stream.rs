@@ -8,16 +8,19 @@ use crate::remembered::Remembered;
 use crate::sys::{self, EventFd};
 use crate::worker::Event;
 use crossbeam::channel::Sender;
-use freena_shm_abi::stream::state;
+use freena_shm_abi::Endpoint;
+use freena_shm_abi::stream::{Accepted, accepted, state};
 use freena_shm_ring::SocketMapping;
+use freena_shm_ring::joint::{self, End};
 use freena_shm_ring::mapping::Sizes;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use zerocopy::IntoBytes;
 
 /// Default size of a connection's transmit ring in bytes.
 const TX_SIZE: u32 = 1 << 20;
@@ -45,6 +48,8 @@ pub struct Stream {
     pub memory: SocketMapping,
     /// A descriptor of the memory, to give to a process that adopts the socket.
     pub memory_fd: OwnedFd,
+    /// Where it is joined: a descriptor of the memory that it shares with its peer, likewise.
+    pub joint_fd: Option<Arc<OwnedFd>>,
     /// The server's end of the pair whose other end is the program's descriptor.
     pub peer_end: OwnedFd,
     /// Device and inode of the program's end.
@@ -91,6 +96,36 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Puts a connection of this listener's into its queue: a message with the program's end and all else that belongs to it.
+    ///
+    /// # Errors
+    /// `WouldBlock` for a full queue, `BrokenPipe` if nobody can accept any more.
+    pub fn hand_out(
+        &self,
+        connection: &Stream,
+        application_end: &OwnedFd,
+        peer_end: Option<&OwnedFd>,
+    ) -> io::Result<()> {
+        // A program sees addresses in the family of its socket.
+        let endpoint = |(ip, port)| {
+            let family = if self.ipv6 { 6 } else { 4 };
+            Endpoint { family, ..Endpoint::new(ip, port, connection.scope) }
+        };
+        let message = Accepted {
+            kind: accepted::FRAMEWORK,
+            pad: 0,
+            socket_id: connection.id,
+            local: endpoint(connection.local),
+            peer: endpoint(connection.peer.unwrap_or(connection.local)),
+        };
+        let mut fds = vec![application_end.as_fd(), connection.memory_fd.as_fd()];
+        fds.extend(connection.joint_fd.as_deref().map(AsFd::as_fd));
+        fds.extend(peer_end.map(AsFd::as_fd));
+        sys::send_with_fds(self.peer_end.as_fd(), message.as_bytes(), &fds).map(drop)
+    }
+}
+
 /// For whom a socket is carried, and why.
 #[derive(Debug)]
 pub struct Owner {
@@ -108,6 +143,7 @@ pub struct Parts {
     id: u64,
     memory: SocketMapping,
     memory_fd: OwnedFd,
+    joint_fd: Option<Arc<OwnedFd>>,
     peer_end: OwnedFd,
     identity: (u64, u64),
     /// The program's end.
@@ -131,6 +167,7 @@ impl Parts {
             home,
             memory: self.memory,
             memory_fd: self.memory_fd,
+            joint_fd: self.joint_fd,
             peer_end: self.peer_end,
             identity: self.identity,
             companion: companion.map_or_else(OnceLock::new, |fd| OnceLock::from(Arc::new(fd))),
@@ -227,13 +264,39 @@ impl Registry {
         let pick = |wanted: u32, default| if wanted == 0 { default } else { wanted };
         let (memory, memory_fd) =
             SocketMapping::create(Sizes::clamp(pick(tx, TX_SIZE), pick(rx, RX_SIZE), 1), id)?;
+        self.assemble(id, memory, memory_fd, None)
+    }
+
+    /// Makes what the two ends of a joined connection consist of: first the one that connects. 0 stands for the default size
+    /// of what is sent in each direction.
+    ///
+    /// # Errors
+    /// As [`Registry::make`].
+    pub fn make_joined(&self, ring: u32) -> io::Result<[Parts; 2]> {
+        let ring = Sizes::clamp(if ring == 0 { TX_SIZE } else { ring }, 0, 1).tx;
+        let joint = Arc::new(joint::create(ring)?);
+        let make = |end| {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            let (memory, memory_fd) = SocketMapping::create_joined(joint.as_fd(), end, ring, id)?;
+            self.assemble(id, memory, memory_fd, Some(joint.clone()))
+        };
+        Ok([make(End::Connecting)?, make(End::Accepted)?])
+    }
+
+    fn assemble(
+        &self,
+        id: u64,
+        memory: SocketMapping,
+        memory_fd: OwnedFd,
+        joint_fd: Option<Arc<OwnedFd>>,
+    ) -> io::Result<Parts> {
         memory.page().stream.asked.linger.store(-1, Ordering::Relaxed);
         let (peer_end, application_end) = sys::seqpacket_pair()?;
         sys::set_option(&application_end, libc::SOL_SOCKET, libc::SO_SNDBUF, PAIR_BUFFER)?;
         // Any process that inherits or receives the application end recognises it by the name of its peer.
         sys::bind_abstract(&peer_end, &format!("freena-socket:{:016x}:{id}", self.boot_id))?;
         let identity = sys::identity(&application_end)?;
-        Ok(Parts { id, memory, memory_fd, peer_end, identity, application_end })
+        Ok(Parts { id, memory, memory_fd, joint_fd, peer_end, identity, application_end })
     }
 
     /// Enters a socket.

@@ -131,6 +131,13 @@ pub fn receive(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
     })
 }
 
+/// As [`receive`], and leaves the message where it is.
+pub fn peek(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+    // SAFETY: a writable slice.
+    check_len(unsafe { libc::recv(fd.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), flags) })
+}
+
 /// Accepts a connection without waiting: it, its name and its peer's.
 ///
 /// A program without the library that has got the listener may have it wait (`exec`, `posix_spawn`), and flags are shared: it

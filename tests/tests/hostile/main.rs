@@ -3,9 +3,10 @@
 mod client;
 
 use client::{Carried, Client};
-use freena_shm_abi::Record;
 use freena_shm_abi::control::{Request, Response, op, verdict};
 use freena_shm_abi::socket::{SocketPage, TX_OFFSET};
+use freena_shm_abi::{Endpoint, Record};
+use freena_tests::binaries;
 use freena_tests::lab::{FAR4, Lab, NEAR4, Server};
 use freena_tests::netns::privileged;
 use freena_tests::program::Program;
@@ -14,6 +15,7 @@ use std::fs::File;
 use std::mem::offset_of;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -341,6 +343,63 @@ fn sockets_and_connections_until_refused() {
         });
         let client = Client::attached(&victims.server.control);
         drop(client.take_over(&companion()));
+        victims.end();
+    });
+}
+
+/// What is shared with the program at the other end of a connection on one host: garbage in it harms that connection alone.
+#[test]
+fn a_joint_memory_written_over() {
+    privileged("a_joint_memory_written_over", || {
+        let lab = Lab::new();
+        let victims = Victims::new(&lab, &[]);
+        let mut dice = Dice(0x5eed);
+        let mut joined = 0;
+        for _ in 0..12 {
+            let mut command = victims.server.run_with("tcp", binaries::python());
+            command.arg("-u").arg(binaries::script("local_streams.py")).args(["listen", "127.0.0.1", "0"]);
+            let mut victim = Program::start(command);
+            let port: u16 = victim.expect("ready ").parse().expect("a port");
+            let client = Client::attached(&victims.server.control);
+            let socket = lab.pair.near.run(|| Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)));
+            let peer = Endpoint::new(Ipv4Addr::LOCALHOST.into(), port, 0);
+            let request = Request { peer, ..Request::of(op::CONNECT, 6) };
+            let (response, fds) =
+                client.call(&request, &[socket.expect("a socket").as_raw_fd()]).expect("an answer");
+            assert_eq!(response.verdict, verdict::FAST, "{}", response.reason());
+            let [end, _memory, joint, peer_end] = <[_; 4]>::try_from(fds).expect("four descriptors");
+            joined += 1;
+            victim.expect("connected");
+            victim.tell("churn 0.5");
+            let joint = File::from(joint);
+            let until = Instant::now() + Duration::from_millis(600);
+            while Instant::now() < until {
+                // Both pages: words that look like something, and noise.
+                let at = dice.roll(2 * size_of::<SocketPage>() / 8 - 1) as u64 * 8;
+                let word = match dice.roll(4) {
+                    0 => dice.roll(16) as u64,
+                    1 => u64::MAX - dice.roll(70_000) as u64,
+                    2 => dice.roll(4 << 20) as u64,
+                    _ => dice.roll(usize::MAX) as u64,
+                };
+                joint.write_all_at(&word.to_ne_bytes(), at).expect("written");
+                let len = 1 + dice.roll(100);
+                let message = dice.bytes(len);
+                for to in [&end, &peer_end] {
+                    // SAFETY: the message is readable.
+                    unsafe {
+                        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+                        libc::send(to.as_raw_fd(), message.as_ptr().cast(), message.len(), flags)
+                    };
+                }
+            }
+            drop((end, peer_end));
+            victim.expect("ok");
+            victim.tell("close");
+            victim.expect("ok");
+            victims.assert_well("after garbage");
+        }
+        assert_eq!(joined, 12);
         victims.end();
     });
 }

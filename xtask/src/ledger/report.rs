@@ -137,7 +137,7 @@ pub(super) fn document(set: &super::Set, version: &str, entries: &[Entry], unsta
         line(format_args!("- {}: {way}.", suite.name));
     }
     line(format_args!(
-        "- All others: as CPython has them, on the loopback addresses: datagrams from ring to ring, streams by the kernel."
+        "- All others: as CPython has them, on the loopback addresses: datagrams from ring to ring, streams by one memory for both ends."
     ));
     line(format_args!("\n## Left out\n"));
     line(format_args!(

@@ -3,7 +3,7 @@
 //! The queue is the kernel's, and so is the waiting: whichever of the processes that share a listener asks gets the next
 //! connection, with the descriptors in the message.
 
-use super::is_listener;
+use super::{asked, is_listener};
 use crate::outcome::{Error, Outcome, Reason, Stop};
 use crate::socket::{Held, Kind};
 use crate::{address, names, options, receive, table, takeover, token};
@@ -14,11 +14,14 @@ use core::sync::atomic::Ordering;
 use freena_preload_control::sys::{self, Errno};
 use freena_preload_control::{client, next, process};
 use freena_shm_abi::app::{options as bits, status};
-use freena_shm_abi::stream::{Accepted, accepted};
+use freena_shm_abi::stream::{Accepted, accepted, ask};
 use libc::{sockaddr, socklen_t};
 use zerocopy::{FromZeros, IntoBytes};
 
-/// Room for a control message with two descriptors, aligned as `cmsghdr` wants it.
+/// The most descriptors that a connection brings.
+const DESCRIPTORS: usize = 4;
+
+/// Room for a control message with [`DESCRIPTORS`] descriptors, aligned as `cmsghdr` wants it.
 #[repr(C, align(8))]
 struct Ancillary([u8; 64]);
 
@@ -46,7 +49,7 @@ pub unsafe fn accept4(fd: c_int, address: *mut sockaddr, len: *mut socklen_t, fl
     }
     loop {
         let mut message = Accepted::new_zeroed();
-        let mut fds = [-1; 2];
+        let mut fds = [-1; DESCRIPTORS];
         let received = receive_one(fd, &mut message, &mut fds);
         let result = received.and_then(|()| finish(fd, &message, fds, flags));
         match result {
@@ -70,16 +73,19 @@ fn check(fd: c_int, flags: c_int) -> Outcome<()> {
     if flags & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) != 0 || !is_listener(&held) {
         return Err(Error::Invalid.into());
     }
-    // Better no connection now than one that is taken from the queue and lost, since the message brings two descriptors.
-    let first = sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0)?;
-    let second = sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0);
-    let _ = sys::close(first);
-    let _ = sys::close(second?);
-    Ok(())
+    // Better no connection now than one that is taken from the queue and lost, since the message brings several
+    // descriptors.
+    let mut free = [-1; DESCRIPTORS];
+    let taken = free.iter_mut().try_for_each(|place| {
+        *place = sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0)?;
+        Ok(())
+    });
+    client::close_all(&free);
+    taken
 }
 
 /// Receives one message: `EAGAIN`, `EINTR`, `SO_RCVTIMEO` and cancellation are the kernel's and the libc's own.
-fn receive_one(fd: c_int, message: &mut Accepted, fds: &mut [c_int; 2]) -> Outcome<()> {
+fn receive_one(fd: c_int, message: &mut Accepted, fds: &mut [c_int; DESCRIPTORS]) -> Outcome<()> {
     let bytes = message.as_mut_bytes();
     let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     let mut ancillary = Ancillary([0; 64]);
@@ -131,15 +137,15 @@ fn ended(fd: c_int) -> Stop {
 }
 
 /// Makes a descriptor for the program of what came in the message.
-fn finish(listener: c_int, message: &Accepted, fds: [c_int; 2], flags: c_int) -> Outcome<c_int> {
-    let [new, memory] = fds;
+fn finish(listener: c_int, message: &Accepted, fds: [c_int; DESCRIPTORS], flags: c_int) -> Outcome<c_int> {
+    let [new, memory, joint, peer_end] = fds;
     if new < 0 {
         client::close_all(&fds);
         return Err(Error::Damaged.into());
     }
     if message.kind == accepted::FRAMEWORK {
-        // It closes the memory's descriptor.
-        let registered = takeover::map(memory).map_err(Stop::from).and_then(|held| {
+        // It closes the memories' descriptors.
+        let registered = takeover::map(memory, joint, peer_end).map_err(Stop::from).and_then(|held| {
             let from = table::hold(listener).ok_or(Error::Kernel(Errno(libc::EBADF)))?;
             inherit(&from, listener, &held, new, message, flags);
             takeover::place(new, held);
@@ -151,7 +157,7 @@ fn finish(listener: c_int, message: &Accepted, fds: [c_int; 2], flags: c_int) ->
         }
     } else {
         table::clear(new);
-        client::close_all(&[memory]);
+        client::close_all(&[memory, joint, peer_end]);
     }
     if flags & libc::SOCK_NONBLOCK != 0 {
         let now = sys::fcntl(new, libc::F_GETFL, 0).unwrap_or(0);
@@ -173,6 +179,9 @@ fn inherit(from: &Held, listener: c_int, held: &Held, new: c_int, message: &Acce
     ours.send_buffer.store(theirs.send_buffer.load(Ordering::Relaxed), Ordering::Relaxed);
     ours.receive_buffer.store(theirs.receive_buffer.load(Ordering::Relaxed), Ordering::Relaxed);
     names::set(app, &names::Names { local: message.local, peer: message.peer });
+    if held.is_joined() {
+        asked(held).flags.fetch_or(ask::TAKEN, Ordering::Release);
+    }
     if flags & libc::SOCK_NONBLOCK != 0 {
         app.status.fetch_or(status::NONBLOCK, Ordering::Relaxed);
     }

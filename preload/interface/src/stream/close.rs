@@ -1,6 +1,6 @@
 //! The ends of a connection: shutdown(2), close(2) with `SO_LINGER`.
 
-use super::{asked, is_listener, is_over, phase};
+use super::{asked, is_listener, is_over, joined, phase};
 use crate::outcome::{Error, Outcome};
 use crate::send::used;
 use crate::socket::Held;
@@ -45,7 +45,10 @@ pub(crate) fn shutdown(fd: c_int, held: &Held, how: c_int) -> Outcome {
         // Readable from now on, and whoever sleeps in a receive wakes up.
         let _ = sys::shutdown(fd, libc::SHUT_RD);
     }
-    token::kick(fd, held);
+    match held.peer_page() {
+        Some(peer) if bits & shut::WRITE != 0 => joined::ended(fd, held, peer),
+        _ => token::kick(fd, held),
+    }
     Ok(0)
 }
 

@@ -4,6 +4,7 @@ use super::{phase, told};
 use crate::send::used;
 use crate::socket::Held;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use freena_shm_ring::stream::Pipe;
 use zerocopy::{Immutable, IntoBytes};
 
 /// `struct tcp_info` of linux/tcp.h, as Linux 6.1 has it.
@@ -73,8 +74,18 @@ const REORDERING: u32 = 3;
 /// Delayed acknowledgement, in microseconds (`TCP_ATO_MIN`).
 const ATO: u32 = 40_000;
 
-/// Fills it in from what the server tells.
+/// Fills it in from what the server tells, or of a joined connection from its rings.
 pub(crate) fn get(held: &Held) -> TcpInfo {
+    let info = told_by_server(held);
+    if !held.is_joined() {
+        return info;
+    }
+    let tail = |pipe: Pipe<'_>| pipe.tail().load(Ordering::Relaxed);
+    let (sent, received) = (tail(held.tx_pipe()), tail(held.rx_pipe()));
+    TcpInfo { bytes_acked: sent, bytes_sent: sent, bytes_received: received, notsent_bytes: 0, ..info }
+}
+
+fn told_by_server(held: &Held) -> TcpInfo {
     let told = told(held);
     let info = &told.info;
     let word = |word: &AtomicU32| word.load(Ordering::Relaxed);

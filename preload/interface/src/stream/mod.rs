@@ -3,6 +3,7 @@
 //! - [`connect`], [`listen`], [`accept`]: how one comes to be;
 //! - [`send`], [`receive`]: bytes into and out of the rings; [`file`]: files and pipes in the program's place;
 //! - [`options`], [`info`]: what the program may ask and tell;
+//! - [`joined`]: what is done for the program at the other end of a connection on one host;
 //! - [`close`]: the ends of a connection; [`readiness`]: what poll(2) reports.
 //!
 //! A connection needs no companion: its name, its options and its state are in its page. A listener's companion is the
@@ -13,6 +14,7 @@ pub mod close;
 pub mod connect;
 pub mod file;
 pub mod info;
+pub(crate) mod joined;
 pub mod listen;
 pub mod options;
 pub mod readiness;
@@ -51,7 +53,8 @@ pub(crate) fn phase(held: &Held) -> u32 {
 /// Whether it is a listener, also after the server has gone.
 #[inline]
 pub(crate) fn is_listener(held: &Held) -> bool {
-    held.is_stream() && told(held).state.load(Ordering::Relaxed) == state::LISTEN
+    // What a peer writes into the page of a joined connection must not make it a listener.
+    held.is_stream() && !held.is_joined() && told(held).state.load(Ordering::Relaxed) == state::LISTEN
 }
 
 /// Whether a connection in this state has no way to the peer any more.
@@ -62,8 +65,20 @@ pub(crate) const fn is_over(state: u32) -> bool {
 /// Bytes that have arrived and were not read.
 #[inline]
 pub(crate) fn unread(held: &Held) -> u64 {
-    let ring = &held.page().rx[0];
-    ring.tail.0.load(Ordering::Acquire).wrapping_sub(ring.head.0.load(Ordering::Relaxed))
+    let pipe = held.rx_pipe();
+    pipe.tail().load(Ordering::Acquire).wrapping_sub(pipe.head().load(Ordering::Relaxed))
+}
+
+/// Whether there are bytes, but fewer than the program wants to be woken for (`SO_RCVLOWAT`), and more may come.
+pub(crate) fn is_below_low_water(held: &Held) -> bool {
+    let low = u64::from(held.app().stream.low_water.load(Ordering::Relaxed));
+    low > 1 && (1..low).contains(&unread(held)) && !is_ended(held)
+}
+
+/// Bytes that the program has written since the connection is there.
+#[inline]
+pub(crate) fn written(held: &Held) -> u64 {
+    held.page().tx_tail.0.load(Ordering::Relaxed)
 }
 
 /// Whether nothing will come behind what has arrived.
@@ -81,6 +96,7 @@ pub(crate) fn take_error(held: &Held) -> Result<(), Error> {
     }
     match word.swap(0, Ordering::Relaxed) {
         0 => Ok(()),
+        errno if held.is_joined() => Err(Error::Kernel(joined::error(errno))),
         errno => Err(Error::Kernel(Errno(errno as i32))),
     }
 }

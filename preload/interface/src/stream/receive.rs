@@ -1,7 +1,7 @@
 //! Receiving: bytes out of the receive ring.
 
 use super::vectors::Vectors;
-use super::{is_ended, is_listener, is_nonblocking, take_error, told, unread};
+use super::{is_ended, is_listener, is_nonblocking, joined, take_error, told, unread};
 use crate::outcome::{Error, Outcome, Stop};
 use crate::receive::{self, EMPTY_TRIES, look_again, not_ours};
 use crate::socket::{Held, RxSide};
@@ -277,7 +277,7 @@ fn look_later(fd: c_int) -> Result<(), Errno> {
 
 /// The reading end of the ring as the shared words have it.
 fn cursor(held: &Held) -> ReaderCursor {
-    let head = held.page().rx[0].head.0.load(Ordering::Relaxed);
+    let head = held.rx_pipe().head().load(Ordering::Relaxed);
     ReaderCursor { head, tail: head, base: 0 }
 }
 
@@ -307,9 +307,14 @@ fn attempt(
     let first = reader.head;
     let result = take_available(fd, held, &side, call, &pipe, &mut reader, force, take);
     if reader.head != first {
-        held.note_received(1);
-        if kick::needed(&told(held).rx_kick) {
-            token::kick(fd, held);
+        match held.peer_page() {
+            Some(peer) => joined::took(fd, held, peer),
+            None => {
+                held.note_received(1);
+                if kick::needed(&told(held).rx_kick) {
+                    token::kick(fd, held);
+                }
+            }
         }
     }
     result
@@ -372,7 +377,8 @@ fn take_available(
             continue;
         }
         if ended {
-            if call.done == 0 {
+            // EPIPE is of the other direction.
+            if call.done == 0 && held.page().error.0.load(Ordering::Relaxed) != libc::EPIPE as u32 {
                 take_error(held)?;
             }
             return Ok(Attempt::Done);
@@ -419,8 +425,7 @@ fn urgent(fd: c_int, wanted: c_int, take: impl FnOnce(&Bytes<'_>) -> Result<usiz
 
 /// Whether the urgent byte can be read with `MSG_OOB` (`POLLPRI`).
 pub(crate) fn has_urgent(held: &Held) -> bool {
-    let page = held.page();
-    let head = page.rx[0].head.0.load(Ordering::Relaxed);
+    let head = held.rx_pipe().head().load(Ordering::Relaxed);
     let end = told(held).rx_urgent.load(Ordering::Acquire);
     end != 0
         && held.app().stream.urgent_taken.load(Ordering::Relaxed) != end
@@ -429,7 +434,7 @@ pub(crate) fn has_urgent(held: &Held) -> bool {
 
 /// Bytes that can be read without waiting, up to the urgent byte (`FIONREAD`, tcp(7)).
 pub(crate) fn readable(held: &Held) -> u64 {
-    let head = held.page().rx[0].head.0.load(Ordering::Relaxed);
+    let head = held.rx_pipe().head().load(Ordering::Relaxed);
     let unread = unread(held);
     match urgent_mark(held, head) {
         Some(mark) if !is_inline(held) && mark != head => unread.min(mark.wrapping_sub(head)),
@@ -440,7 +445,7 @@ pub(crate) fn readable(held: &Held) -> u64 {
 
 /// Whether the next byte to be read is the urgent one (`SIOCATMARK`, tcp(7)).
 pub(crate) fn is_at_mark(held: &Held) -> bool {
-    let head = held.page().rx[0].head.0.load(Ordering::Relaxed);
+    let head = held.rx_pipe().head().load(Ordering::Relaxed);
     urgent_mark(held, head) == Some(head)
 }
 

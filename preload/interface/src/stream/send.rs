@@ -1,7 +1,7 @@
 //! Sending: bytes into the transmit ring.
 
 use super::vectors::Vectors;
-use super::{asked, is_nonblocking, phase, take_error};
+use super::{asked, is_nonblocking, joined, phase, take_error};
 use crate::outcome::{Error, Outcome, Reason, Stop};
 use crate::receive::not_ours;
 use crate::send::{self, used};
@@ -18,6 +18,10 @@ use libc::{iovec, mmsghdr, msghdr, size_t};
 const MAX_VECTORS: usize = 1024;
 /// Most bytes in one call (`MAX_RW_COUNT`, write(2)).
 pub(crate) const MAX_BYTES: usize = 0x7fff_f000;
+
+/// Bytes that count as a small piece of a stream, for which the ring is fetched so far ahead.
+const SMALL: usize = 128;
+const AHEAD: u64 = 1024;
 
 /// Where in a ring some bytes go.
 pub(crate) struct Room<'m> {
@@ -127,7 +131,10 @@ pub(crate) fn push(
             match attempt(&held, flags, total - done, &mut put) {
                 Ok(Attempt { len, is_last }) => {
                     if len > 0 {
-                        token::kick_if_needed(fd, &held);
+                        match held.peer_page() {
+                            Some(peer) => joined::published(fd, &held, peer),
+                            None => token::kick_if_needed(fd, &held),
+                        }
                         (spun, filled) = (false, false);
                     }
                     done += len;
@@ -225,12 +232,18 @@ fn attempt(
         let tail = cursor.tail.wrapping_add(len as u64);
         if flags & libc::MSG_OOB != 0 && len == want {
             asked.tx_urgent.store(tail, Ordering::Relaxed);
+            if let Some(peer) = held.peer_page() {
+                peer.stream.told.rx_urgent.store(tail, Ordering::Relaxed);
+            }
         }
         let more = asked.flags.load(Ordering::Relaxed);
         if (flags & libc::MSG_MORE != 0) != (more & ask::MORE != 0) {
             asked.flags.fetch_xor(ask::MORE, Ordering::Relaxed);
         }
         cursor.publish(&pipe, tail);
+        if len <= SMALL {
+            pipe.prefetch(cursor.base, tail.wrapping_add(AHEAD));
+        }
     }
     app.tx_cached_head.store(cursor.cached_head, Ordering::Relaxed);
     Ok(Attempt { is_last: room_len > 0 && result.is_ok_and(|len| len < room_len), len: result? })

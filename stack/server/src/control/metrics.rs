@@ -78,6 +78,9 @@ impl Control {
         let help = "Sockets that stayed with the kernel, as far as remembered: the last 32 of each process.";
         text.family("freena_kernel_sockets", Kind::Gauge, help);
         text.sample(&[], self.clients.values().map(|client| client.verdicts.len() as u64).sum());
+        let help = "Connections between two programs on this host that were joined.";
+        text.family("freena_joined_connections_total", Kind::Counter, help);
+        text.sample(&[], self.streams.joined_total);
         text.family("freena_traces", Kind::Gauge, "Traces that are running.");
         text.sample(&[], self.traces.count() as u64);
     }

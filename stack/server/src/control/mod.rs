@@ -54,6 +54,8 @@ mod token {
     pub(super) const SIGNAL: u64 = 3;
     pub(super) const ICMP: u64 = 4;
     pub(super) const CLIENTS: u64 = 16;
+    /// Ends of joined connections follow from here on, by their socket's name.
+    pub(super) const JOINED: u64 = 1 << 61;
     /// Traces follow from here on; nobody connects that often.
     pub(super) const TRACES: u64 = 1 << 62;
 }
@@ -246,6 +248,7 @@ impl Control {
                     token::ICMP => self.hear_icmp(),
                     token::SIGNAL => return self.end(),
                     trace @ token::TRACES.. => self.end_trace(trace),
+                    joined @ token::JOINED.. => self.hear_joined(joined - token::JOINED, report.events),
                     client => self.serve(client),
                 }
             }

@@ -3,6 +3,7 @@
 //! Connections that peers open are made by the workers and found in the registry, so that nothing is handed over for each
 //! of them. What is steered is counted by leases, which end with the last socket that needs them.
 
+mod join;
 mod options;
 mod status;
 
@@ -22,7 +23,7 @@ use freena_shm_abi::Endpoint;
 use freena_shm_abi::control::{Request, Response, verdict};
 use freena_shm_abi::stream::{Asked, state};
 use freena_tcp::{ListenerKey, Listening};
-use freena_udp::Binding;
+use freena_udp::{Binding, Table};
 use freena_wire::protocol;
 use std::collections::HashMap;
 use std::io;
@@ -43,6 +44,12 @@ const FILL: [u8; 8 << 10] = [0; 8 << 10];
 #[derive(Default)]
 pub(super) struct Streams {
     listeners: Vec<Option<Arc<Stream>>>,
+    /// What they hear.
+    hearers: Table,
+    /// The ends of joined connections that are not closed, by name.
+    joined: HashMap<u64, join::Ends>,
+    /// Connections that were ever joined.
+    pub(super) joined_total: u64,
     leases: HashMap<u64, Leased>,
     next_lease: u64,
 }
@@ -55,6 +62,23 @@ struct Leased {
 }
 
 /// Where a connection goes.
+enum Way {
+    /// Over a link.
+    Link(Destination),
+    /// To a listener on this host.
+    Listener(join::Target),
+}
+
+impl Way {
+    fn source(&self) -> IpAddr {
+        match self {
+            Way::Link(to) => to.source,
+            Way::Listener(to) => to.source,
+        }
+    }
+}
+
+/// Where a connection over a link goes.
 struct Destination {
     source: IpAddr,
     worker: usize,
@@ -156,6 +180,9 @@ impl Control {
             listeners.len() - 1
         });
         listeners[key] = Some(stream.clone());
+        if request.protocols().contains(&protocol::TCP) {
+            self.streams.hearers.insert(key as ListenerKey, binding);
+        }
         let backlog = request.backlog.clamp(1, MAX_BACKLOG) as usize;
         // Only what all workers know may be steered to them: they would answer a SYN with a reset.
         self.ask_all(|done| {
@@ -182,15 +209,16 @@ impl Control {
         }
         let peer = (plain(request.peer.ip()), request.peer.port);
         facts.peer_scope = request.peer.scope;
-        let judged = self.judge_connect(&companion, &facts, peer).and_then(|to| {
+        let judged = self.judge_connect(&companion, &facts, request.protocols(), peer).and_then(|to| {
             self.judge_room()?;
-            hold_port(&companion, &mut facts, to.source)
+            hold_port(&companion, &mut facts, to.source())
                 .map_err(|error| format!("no port can be had from the kernel: {error}"))?;
             Ok(to)
         });
         facts.binding.peer = Some(peer);
         match judged {
-            Ok(to) => self.begin(client, request, companion, &mut facts, to).map_err(os),
+            Ok(Way::Link(to)) => self.begin(client, request, companion, &mut facts, to).map_err(os),
+            Ok(Way::Listener(to)) => self.join(client, request, companion, &mut facts, to).map_err(os),
             Err(reason) => Ok(self.leave(client, &facts, &reason)),
         }
     }
@@ -242,8 +270,9 @@ impl Control {
         &self,
         companion: &OwnedFd,
         facts: &Facts,
+        protocols: &[u8],
         peer: (IpAddr, u16),
-    ) -> Result<Destination, String> {
+    ) -> Result<Way, String> {
         let binding = &facts.binding;
         let dst = peer.0;
         if peer.1 == 0 || dst.is_unspecified() || (dst.is_ipv6() && !facts.ipv6) {
@@ -265,9 +294,10 @@ impl Control {
         let way = self.way(dst, source, oif);
         match way.carrier {
             Carrier::Link => {}
-            Carrier::Rings { .. } => {
-                return Err("to this host: the kernel's loopback carries streams".to_owned());
+            Carrier::Rings { ifindex } if protocols.contains(&protocol::TCP) => {
+                return self.judge_join(binding, peer, (source, oif), ifindex).map(Way::Listener);
             }
+            Carrier::Rings { .. } => return Err("to this host: the kernel's TCP carries it".to_owned()),
             Carrier::Kernel => return Err(way.reason),
         }
         let hop = match self.network.with(|mirror| mirror.route(dst, source, oif)) {
@@ -282,7 +312,7 @@ impl Control {
         let Some(worker) = worker else {
             return Err(format!("no polling thread serves {}", self.interface_name(hop.ifindex)));
         };
-        Ok(Destination { source, worker, ifindex: oif.unwrap_or(0), reason: way.reason })
+        Ok(Way::Link(Destination { source, worker, ifindex: oif.unwrap_or(0), reason: way.reason }))
     }
 
     /// Streams cannot share an interface with the kernel's own TCP, which would answer each segment with a reset.
@@ -299,9 +329,6 @@ impl Control {
     }
 
     fn judge_steering(&self, binding: &Binding) -> Result<(), String> {
-        if binding.local.is_loopback() {
-            return Err("bound to a loopback address: the kernel's loopback carries streams".to_owned());
-        }
         let hears = |ifindex: u32| {
             (binding.ifindex == 0 || binding.ifindex == ifindex)
                 && (binding.local.is_unspecified()
@@ -331,8 +358,12 @@ impl Control {
     /// Answers for a stream that a process has inherited or received.
     pub(super) fn adopt_stream(&self, stream: &Stream) -> Result<Answer, Rejected> {
         let response = Response { verdict: verdict::FAST, socket_id: stream.id, ..Response::new() };
-        let memory = stream.memory_fd.try_clone().map_err(os)?;
-        Ok(Answer { response: named_stream(response, stream), fds: vec![memory] })
+        let mut fds = vec![stream.memory_fd.try_clone().map_err(os)?];
+        if let (Some(joint), Some(ends)) = (&stream.joint_fd, self.streams.joined.get(&stream.id)) {
+            fds.push(joint.try_clone().map_err(os)?);
+            fds.push(ends.peer.peer_end.try_clone().map_err(os)?);
+        }
+        Ok(Answer { response: named_stream(response, stream), fds })
     }
 
     /// The kernel socket of a stream.
@@ -343,6 +374,7 @@ impl Control {
 
     /// A listener's backlog or options have changed.
     pub(super) fn refresh_stream(&self, request: &Request, stream: &Arc<Stream>) -> Result<Answer, Rejected> {
+        self.make_writable(stream.id);
         let listeners = &self.streams.listeners;
         let same = |entry: &Option<Arc<Stream>>| entry.as_ref().is_some_and(|other| other.id == stream.id);
         if let (Some(key), Some(companion)) = (listeners.iter().position(same), stream.companion.get()) {
@@ -357,8 +389,8 @@ impl Control {
 
     /// The last descriptor of a listener is closed. Its connections live on.
     pub(super) fn close_listener(&mut self, key: ListenerKey) {
-        if let Some(entry) = self.streams.listeners.get_mut(key as usize) {
-            *entry = None;
+        if let Some(listener) = self.streams.listeners.get_mut(key as usize).and_then(Option::take) {
+            self.streams.hearers.remove(key, listener.local.1);
         }
         self.tell_all(|| Command::Stream(Order::Unlisten(key)));
     }

@@ -22,7 +22,7 @@ pub use idle::PollMode;
 pub use path::Network;
 use path::Paths;
 use streams::Streams;
-pub use streams::{Order, stream_options};
+pub use streams::{Order, inherit_options, stream_options};
 use table::Table;
 pub use transmit::FragmentStats;
 use transmit::Stage;

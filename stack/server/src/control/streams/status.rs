@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+/// How a joined connection's data go.
+const JOINED: &str = "local, one memory for both programs";
+
 /// A listener.
 #[derive(Serialize)]
 pub(in super::super) struct ListenerStatus {
@@ -107,6 +110,7 @@ fn connection(stream: &Stream, protocol: String, peer: (IpAddr, u16), path: &str
         Some(tail.wrapping_sub(head)).filter(|n| *n <= size.into()).unwrap_or(0)
     };
     let written = get64(tx.tail());
+    let joined = stream.memory.is_joined();
     ConnectionStatus {
         id: stream.id,
         pid: stream.owner.pid,
@@ -115,7 +119,7 @@ fn connection(stream: &Stream, protocol: String, peer: (IpAddr, u16), path: &str
         local: socket_name(stream.local.0, stream.local.1),
         peer: socket_name(peer.0, peer.1),
         state: state_name(get(&told.state)),
-        path: path.to_owned(),
+        path: if joined { JOINED.to_owned() } else { path.to_owned() },
         reason: stream.owner.reason.clone(),
         worker: stream.home,
         congestion: match get(&asked.congestion) {
@@ -135,11 +139,12 @@ fn connection(stream: &Stream, protocol: String, peer: (IpAddr, u16), path: &str
         retransmitted: get(&info.retransmitted),
         send_window: get(&info.send_window),
         receive_window: get(&info.receive_window),
-        tx_queue_bytes: between(written, get64(tx.head()), sizes.tx),
-        tx_unsent_bytes: between(written, get64(&told.sent), sizes.tx),
+        // What a peer on this host has not read is in its memory already.
+        tx_queue_bytes: if joined { 0 } else { between(written, get64(tx.head()), sizes.tx) },
+        tx_unsent_bytes: if joined { 0 } else { between(written, get64(&told.sent), sizes.tx) },
         rx_queue_bytes: between(get64(rx.tail()), get64(rx.head()), sizes.rx),
-        bytes_sent: get64(&info.bytes_sent),
-        bytes_received: get64(&info.bytes_received),
+        bytes_sent: if joined { written } else { get64(&info.bytes_sent) },
+        bytes_received: if joined { get64(rx.tail()) } else { get64(&info.bytes_received) },
         bytes_retransmitted: get64(&info.bytes_retransmitted),
         segments_out: get64(&info.segments_out),
         segments_in: get64(&info.segments_in),

@@ -105,17 +105,7 @@ fn send(listener: &crate::stream::Stream, handout: &Handout) -> io::Result<()> {
         endpoint(name.ip(), name.port(), scope)
     };
     match handout {
-        Handout::Framework(stream, application_end) => {
-            let (peer, peer_port) = stream.peer.unwrap_or(stream.local);
-            let message = Accepted {
-                kind: accepted::FRAMEWORK,
-                pad: 0,
-                socket_id: stream.id,
-                local: endpoint(stream.local.0, stream.local.1, stream.scope),
-                peer: endpoint(peer, peer_port, stream.scope),
-            };
-            sys::send_with_fds(to, message.as_bytes(), &[application_end.as_fd(), stream.memory_fd.as_fd()])?;
-        }
+        Handout::Framework(stream, application_end) => listener.hand_out(stream, application_end, None)?,
         Handout::Kernel(fd, local, peer) => {
             let message = Accepted {
                 kind: accepted::KERNEL,

@@ -20,7 +20,7 @@ mod solicit;
 mod table;
 mod transmit;
 
-pub use options::of as stream_options;
+pub use options::{inherit as inherit_options, of as stream_options};
 
 use super::path::{Key, Path as Way, Paths};
 use super::{Worker, token};

@@ -45,7 +45,7 @@ pub fn of(asked: &Asked) -> Options {
 }
 
 /// Gives a new connection what its listener's page asks for.
-pub(super) fn inherit(from: &Asked, to: &Asked) {
+pub fn inherit(from: &Asked, to: &Asked) {
     let words: [fn(&Asked) -> &AtomicU32; 10] = [
         |a| &a.flags,
         |a| &a.keep_idle,
