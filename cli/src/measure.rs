@@ -69,6 +69,8 @@ enum SeriesName {
     FrameworkXdp,
     RawAfXdp,
     RawGso,
+    KernelStream,
+    FrameworkStream,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -102,7 +104,8 @@ pub(crate) fn bench(args: &BenchArgs) -> miette::Result<ExitCode> {
         options.hosts = Hosts::One;
         options.sizes = vec![64];
         options.loads = vec![Load::Steady];
-        options.series = vec![Series::KernelSendto, Series::Framework];
+        options.series =
+            vec![Series::KernelSendto, Series::Framework, Series::KernelStream, Series::FrameworkStream];
     }
     if let Some(sizes) = &args.sizes {
         options.sizes.clone_from(sizes);
@@ -186,7 +189,11 @@ fn measure_throughput(options: &Options) -> miette::Result<Report> {
 }
 
 fn measure_latency(mut options: Options) -> miette::Result<Report> {
-    options.series.retain(|series| matches!(series, Series::KernelSendto | Series::Framework));
+    options.series.retain(|series| {
+        let compared =
+            [Series::KernelSendto, Series::Framework, Series::KernelStream, Series::FrameworkStream];
+        compared.contains(series)
+    });
     bench::latency(&options).map_err(|error| miette::miette!("{error}"))
 }
 
@@ -213,5 +220,7 @@ fn series_of(name: SeriesName) -> Series {
         SeriesName::FrameworkXdp => Series::FrameworkXdp,
         SeriesName::RawAfXdp => Series::RawAfXdp,
         SeriesName::RawGso => Series::RawGso,
+        SeriesName::KernelStream => Series::KernelStream,
+        SeriesName::FrameworkStream => Series::FrameworkStream,
     }
 }

@@ -24,7 +24,9 @@ const GRACE: Duration = Duration::from_secs(10);
 /// [`Error`] when nothing at all can be measured. A series that fails is part of the report.
 pub fn latency(options: &Options) -> Result<Report, Error> {
     options.check()?;
-    let compared = |series: &Series| matches!(series, Series::KernelSendto | Series::Framework);
+    let compared = |series: &Series| {
+        series.kernel() == *series || matches!(series, Series::Framework | Series::FrameworkStream)
+    };
     let series: Vec<Series> = options.series.iter().copied().filter(compared).collect();
     if series.is_empty() {
         let expected = "kernel-sendto or framework among them";
@@ -62,7 +64,12 @@ pub fn latency(options: &Options) -> Result<Report, Error> {
 
 /// A series, where the calls that send do not tell it apart.
 pub(super) fn name(series: Series) -> &'static str {
-    if series == Series::Framework { "framework" } else { "kernel" }
+    match series {
+        Series::Framework => "framework",
+        Series::KernelStream => "kernel TCP",
+        Series::FrameworkStream => "fw TCP",
+        _ => "kernel",
+    }
 }
 
 fn measure(
@@ -74,14 +81,25 @@ fn measure(
     let (from, to, address) = Place::both(lab, options, servers.as_ref());
     let (address, size, wait) = (address.to_string(), size.to_string(), wait.to_string());
     let common = [&address, PORT, "--size", &size, "--mode", &wait];
+    let (program, more): (_, &[&str]) = match series.is_stream() {
+        true => ("freena-perf-stream", &["--load", "ping-pong"]),
+        false => ("freena-perf-pingpong", &[]),
+    };
     let deadline = Instant::now() + READY_WITHIN;
-    let mut server = to.start(&options.binaries, "freena-perf-pingpong", |command| {
-        let seconds = (options.seconds + 2.0 * GRACE.as_secs_f64()).to_string();
-        command.arg("server").args(common).args(["--seconds", &seconds]);
+    let mut server = to.start(&options.binaries, program, |command| {
+        command.arg("server").args(common).args(more);
+        if !series.is_stream() {
+            let seconds = (options.seconds + 2.0 * GRACE.as_secs_f64()).to_string();
+            command.args(["--seconds", &seconds]);
+        }
     })?;
     server.ready(deadline)?;
-    let mut client = from.start(&options.binaries, "freena-perf-pingpong", |command| {
-        command.arg("client").args(common).args(["--seconds", &options.seconds.to_string(), "--hold"]);
+    let mut client = from.start(&options.binaries, program, |command| {
+        command.arg("client").args(common).args(more).args([
+            "--seconds",
+            &options.seconds.to_string(),
+            "--hold",
+        ]);
     })?;
     client.ready(deadline)?;
 
@@ -100,7 +118,10 @@ fn measure(
     }
     let answered = server.report("what it answered", deadline, result)?;
     if let (Hosts::One, Some(servers)) = (options.hosts, &servers) {
-        servers.check_local(2 * measured.exchanges)?;
+        match series.is_stream() {
+            true => servers.check_joined()?,
+            false => servers.check_local(2 * measured.exchanges)?,
+        }
     }
     let programs = Taken::from(measured.usage) + Taken::from(answered.usage);
     let cost = Cost::each(measured.exchanges, programs, servers_cost, Some(busy));

@@ -32,11 +32,15 @@ pub enum Series {
     /// AF_XDP with no stack above it, fed by rows that the kernel segments: the limit of how the framework sends
     /// where a driver has no zero-copy.
     RawGso,
+    /// A connection over kernel TCP: a message is what one call sends, and the receiver takes what a call gives.
+    KernelStream,
+    /// The same programs under `freena run`.
+    FrameworkStream,
 }
 
 impl Series {
     /// All, in the order in which they are shown.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::KernelSendto,
         Self::KernelSendmmsg,
         Self::KernelSegment,
@@ -45,6 +49,8 @@ impl Series {
         Self::FrameworkXdp,
         Self::RawAfXdp,
         Self::RawGso,
+        Self::KernelStream,
+        Self::FrameworkStream,
     ];
     /// Those that a comparison is made of where nothing else is asked for.
     pub const DEFAULT: [Self; 8] = [
@@ -60,10 +66,20 @@ impl Series {
     /// What `freena-stack` is told besides the options, `None` where it has no part in the series.
     pub(super) fn server_arguments(self) -> Option<&'static [&'static str]> {
         match self {
-            Self::Framework => Some(&[]),
+            Self::Framework | Self::FrameworkStream => Some(&[]),
             Self::FrameworkXdp => Some(&["--link", "xdp-native"]),
             _ => None,
         }
+    }
+
+    /// Whether it is a connection, not datagrams.
+    pub(super) fn is_stream(self) -> bool {
+        matches!(self, Self::KernelStream | Self::FrameworkStream)
+    }
+
+    /// What the kernel is compared by with this one.
+    pub(super) fn kernel(self) -> Self {
+        if self.is_stream() { Self::KernelStream } else { Self::KernelSendto }
     }
 
     /// Whether it can be measured without an interface between the programs.
@@ -86,6 +102,8 @@ impl Series {
             Self::FrameworkXdp => "fw AF_XDP",
             Self::RawAfXdp => "raw AF_XDP",
             Self::RawGso => "raw GSO",
+            Self::KernelStream => "TCP",
+            Self::FrameworkStream => "fw TCP",
         }
     }
 }
@@ -101,6 +119,8 @@ impl fmt::Display for Series {
             Self::FrameworkXdp => "UDP (framework, AF_XDP)",
             Self::RawAfXdp => "raw AF_XDP",
             Self::RawGso => "raw AF_XDP, sent by UDP GSO",
+            Self::KernelStream => "TCP (kernel)",
+            Self::FrameworkStream => "TCP (framework)",
         })
     }
 }

@@ -259,6 +259,8 @@ fn look(series: Series) -> (RGBColor, u32) {
         Series::FrameworkXdp => (RGBColor(140, 60, 0), 3),
         Series::RawAfXdp => (RGBColor(204, 121, 167), 2),
         Series::RawGso => (RGBColor(230, 159, 0), 2),
+        Series::KernelStream => (RGBColor(90, 90, 90), 2),
+        Series::FrameworkStream => (RGBColor(160, 0, 40), 3),
     }
 }
 
@@ -276,6 +278,8 @@ fn marker<'a>(series: Series, at: (i32, i32)) -> DynElement<'static, SVGBackend<
         }
         Series::FrameworkXdp => Cross::new(at, 5, colour.stroke_width(3)).into_dyn(),
         Series::RawAfXdp => Circle::new(at, 4, hollow).into_dyn(),
+        Series::KernelStream => Cross::new(at, 4, colour.stroke_width(2)).into_dyn(),
+        Series::FrameworkStream => TriangleMarker::new(at, 6, colour.filled()).into_dyn(),
         Series::RawGso => Rectangle::new([(at.0 - 4, at.1 - 4), (at.0 + 4, at.1 + 4)], hollow).into_dyn(),
     }
 }

@@ -40,6 +40,10 @@ pub(super) enum RunError {
         "not from ring to ring: the server carried {local} datagrams that way and {other} otherwise, the programs received {received}"
     )]
     NotLocal { local: u64, other: u64, received: u64 },
+    #[error("a connection carries a steady stream, no bursts")]
+    NoBurst,
+    #[error("the connection was not joined: the server says that it has joined none")]
+    NotJoined,
     #[error("no request was answered, {lost} were lost")]
     NoAnswer { lost: u64 },
 }

@@ -54,15 +54,38 @@ impl Servers {
     /// Asks the server of one host whether all that was sent since it started went from ring to ring.
     pub(super) fn check_local(&self, received: u64) -> Result<(), RunError> {
         for server in &self.all {
-            let mut command = Command::new(&self.freena);
-            command.args(["status", "--metrics", "--control"]).arg(&server.control);
-            let output = command.output().map_err(|error| RunError::Counters(error.to_string()))?;
-            let said = String::from_utf8_lossy(&output.stderr);
-            let counted = Counted::read(&String::from_utf8_lossy(&output.stdout))
-                .ok_or_else(|| RunError::Counters(format!("not understood; freena status said {said:?}")))?;
+            let metrics = self.metrics(server)?;
+            let counted = Counted::read(&metrics)
+                .ok_or_else(|| RunError::Counters(format!("not understood: {metrics:?}")))?;
             counted.check(received)?;
         }
         Ok(())
+    }
+
+    /// Asks the server of one host whether it has joined a connection.
+    pub(super) fn check_joined(&self) -> Result<(), RunError> {
+        for server in &self.all {
+            let metrics = self.metrics(server)?;
+            let name = "freena_joined_connections_total ";
+            let count = metrics.lines().find_map(|line| line.strip_prefix(name)?.parse::<u64>().ok());
+            if count.unwrap_or(0) == 0 {
+                return Err(RunError::NotJoined);
+            }
+        }
+        Ok(())
+    }
+
+    fn metrics(&self, server: &Server) -> Result<String, RunError> {
+        let mut command = Command::new(&self.freena);
+        command.args(["status", "--metrics", "--control"]).arg(&server.control);
+        let output = command.output().map_err(|error| RunError::Counters(error.to_string()))?;
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                Err(RunError::Counters(format!("freena status said {said:?}")))
+            }
+        }
     }
 }
 
@@ -162,7 +185,7 @@ impl<'a> Place<'a> {
             None => self.host.command(path),
             Some((freena, control)) => {
                 let mut command = self.host.command(freena);
-                command.args(["run", "--protocol", "udp", "--control"]).arg(control).arg("--").arg(path);
+                command.args(["run", "--protocol", "udp,tcp", "--control"]).arg(control).arg("--").arg(path);
                 command
             }
         };

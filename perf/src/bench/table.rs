@@ -56,6 +56,11 @@ impl Report {
         let mut header = vec!["bytes".to_owned()];
         header.extend(series.iter().map(|series| series.short().to_owned()));
         header.extend(compared.iter().map(|kernel| format!("fw/{}", kernel.short())));
+        let streams =
+            ratios && [Series::KernelStream, Series::FrameworkStream].iter().all(|one| series.contains(one));
+        if streams {
+            header.push("fw TCP/TCP".to_owned());
+        }
         let mut rows = vec![header];
         for size in self.sizes(load) {
             let of = |series| self.throughput_of(load, size, series);
@@ -67,6 +72,12 @@ impl Report {
                     format!("{:.2}x", framework.datagrams_per_second / kernel.datagrams_per_second)
                 })
             }));
+            if streams {
+                let rates = of(Series::FrameworkStream).zip(of(Series::KernelStream));
+                row.push(rates.map_or("-".to_owned(), |(framework, kernel)| {
+                    format!("{:.2}x", framework.datagrams_per_second / kernel.datagrams_per_second)
+                }));
+            }
             rows.push(row);
         }
         write_rows(title, &rows, text);
@@ -86,7 +97,7 @@ impl Report {
                     row.extend(times.map(|time| format!("{:.1}", time as f64 / 1e3)));
                     row.extend([run.exchanges, run.lost].map(|count| count.to_string()));
                     row.extend([format!("{:.0}", run.cost.cpu_ns()), switches(&run.cost)]);
-                    let kernel = self.latency_of(point.size, point.wait, Series::KernelSendto);
+                    let kernel = self.latency_of(point.size, point.wait, point.series.kernel());
                     row.push(kernel.map_or("-".to_owned(), |kernel| {
                         format!("{:.2}x", run.p50_ns as f64 / kernel.p50_ns.max(1) as f64)
                     }));

@@ -108,6 +108,9 @@ fn measure(
     let (mut sender, mut receiver) = match series {
         Series::RawAfXdp => raw(lab, options, load, size, "af-xdp")?,
         Series::RawGso => raw(lab, options, load, size, "gso")?,
+        Series::KernelStream | Series::FrameworkStream => {
+            connection(lab, options, servers.as_ref(), load, size)?
+        }
         _ => sockets(lab, options, servers.as_ref(), (load, size, series))?,
     };
     let usual = match load {
@@ -134,7 +137,10 @@ fn measure(
         _ => None,
     })?;
     if let (Hosts::One, Some(servers)) = (options.hosts, &servers) {
-        servers.check_local(received.datagrams)?;
+        match series.is_stream() {
+            true => servers.check_joined()?,
+            false => servers.check_local(received.datagrams)?,
+        }
     }
     result(&sent, &received, servers_cost, machine)
 }
@@ -192,6 +198,32 @@ fn sockets(
     let mut sender = from.start(&options.binaries, "freena-perf-send", |command| {
         command.args([&address, PORT, "--size", &size, "--mode", send, "--hold"]);
         command.args(amount(load, options));
+    })?;
+    sender.ready(deadline)?;
+    Ok((sender, receiver))
+}
+
+/// Sender and receiver of messages over a connection, both ready.
+fn connection(
+    lab: &Lab,
+    options: &Options,
+    servers: Option<&Servers>,
+    load: Load,
+    size: usize,
+) -> Result<(Program, Program), RunError> {
+    if load == Load::Burst {
+        return Err(RunError::NoBurst);
+    }
+    let (from, to, address) = Place::both(lab, options, servers);
+    let (address, size) = (address.to_string(), size.to_string());
+    let deadline = Instant::now() + READY_WITHIN;
+    let mut receiver = to.start(&options.binaries, "freena-perf-stream", |command| {
+        command.args(["server", &address, PORT, "--size", &size]);
+    })?;
+    receiver.ready(deadline)?;
+    let mut sender = from.start(&options.binaries, "freena-perf-stream", |command| {
+        command.args(["client", &address, PORT, "--size", &size, "--hold"]);
+        command.args(["--seconds", &options.seconds.to_string()]);
     })?;
     sender.ready(deadline)?;
     Ok((sender, receiver))
