@@ -185,7 +185,10 @@ impl Worker {
             told.state.store(state, Ordering::Release);
         }
         let wake = &stream.memory.page().rx_wake.0;
-        if wake::take_request(&wake.token) || more && wants_edge(wake) {
+        // That it is open is told by room to write: a token would say that there is something to read.
+        let opened = state::is_connecting(before) && !state::is_connecting(state);
+        let silent = opened && !more && !connection.peer_closed;
+        if !silent && (wake::take_request(&wake.token) || more && wants_edge(wake)) {
             send_token(&stream);
         }
         if connection.peer_closed && !connection.peer_closed_told {
