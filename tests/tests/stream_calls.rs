@@ -2,12 +2,14 @@
 //! prints the same with the fast path, which carried it.
 
 use freena_tests::binaries;
-use freena_tests::lab::{FAR4, Lab, Server};
+use freena_tests::lab::{FAR4, Lab, NEAR4, Server, number};
 use freena_tests::netns::privileged;
 use freena_tests::program::Program;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::process::Command;
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
@@ -85,4 +87,135 @@ fn epoll_tells_a_program_that_cannot_send_what_lies_unread() {
         assert!(read_all(&mut stream) > 0);
     };
     stuffed("told", peer, &["told"]);
+}
+
+/// Segments that a server's engine has taken.
+fn segments(server: &Server<'_>) -> u64 {
+    let status = server.status();
+    status["workers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|worker| number(&worker["tcp"], "segments_in"))
+        .sum()
+}
+
+#[test]
+fn what_is_sent_before_a_close_arrives_whole() {
+    privileged("what_is_sent_before_a_close_arrives_whole", || {
+        let lab = Lab::new();
+        let (near, far) = (lab.near_server(), lab.far_server());
+        let count = std::env::var("FREENA_TEST_CLOSES").unwrap_or_else(|_| "200".to_owned());
+        let mut serving = python(&lab, Some(&near), "stream_closes.py");
+        serving.args(["serve", NEAR4, "7021"]);
+        let mut serving = Program::start(serving);
+        serving.expect("open");
+        let mut asking = far.run_with("tcp", binaries::python());
+        asking.arg("-u").arg(binaries::script("stream_closes.py")).args(["ask", NEAR4, "7021", &count, FAR4]);
+        let mut asking = Program::start(asking);
+        let ended = asking.wait_within(Duration::from_secs(300));
+        assert!(ended.success(), "{}; the other end: {}", asking.errors(), serving.errors());
+        for server in [&near, &far] {
+            assert!(segments(server) > 1000, "{:#}", server.status());
+        }
+        serving.kill();
+    });
+}
+
+/// Runs a case of `stream_calls.py` with a peer of kernel TCP on the far host; what it prints must be the same both times.
+fn calls(case: &'static str, port: u16, peer: fn(&Lab, u16)) {
+    privileged(&format!("calls, {case}"), || {
+        let said = Mutex::new(Vec::new());
+        natively_and_not(|lab, server| {
+            let mut command = python(lab, server, "stream_calls.py");
+            // The kernel keeps the port of what it closed for a while.
+            let port = port + u16::from(server.is_some());
+            command.args([case, NEAR4, &port.to_string()]);
+            let mut program = Program::start(command);
+            let mut lines = Vec::new();
+            loop {
+                lines.push(program.line());
+                if lines.last().is_some_and(|line| line == "open") {
+                    break;
+                }
+            }
+            let before = server.map(segments);
+            peer(lab, port);
+            lines.push(program.succeed());
+            if let (Some(server), Some(before)) = (server, before) {
+                assert!(segments(server) > before, "{case}: not the fast path: {:#}", server.status());
+            }
+            said.lock().expect("no panic").push(lines);
+        });
+        let said = said.into_inner().expect("no panic");
+        assert_eq!(said[0], said[1], "{case}: kernel TCP, then framework TCP");
+    });
+}
+
+fn connect(lab: &Lab, port: u16) -> TcpStream {
+    let stream = lab.pair.far.run(|| TcpStream::connect((NEAR4, port)).expect("a kernel connection"));
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    stream
+}
+
+/// Connects 40 times and reads a byte from each.
+fn forty(lab: &Lab, port: u16) {
+    for _ in 0..40 {
+        connect(lab, port).read_exact(&mut [0]).expect("a byte");
+    }
+}
+
+#[test]
+fn a_listener_comes_as_descriptor_3() {
+    calls("activation", 7100, |lab, port| connect(lab, port).write_all(b"x").expect("sent"));
+}
+
+#[test]
+fn listeners_of_one_port_share_the_load() {
+    calls("reuseport", 7102, forty);
+}
+
+#[test]
+fn an_exclusive_set_takes_all_connections() {
+    calls("exclusive", 7104, forty);
+}
+
+#[test]
+fn urgent_data_stay_apart() {
+    calls("urgent", 7108, |lab, port| {
+        let mut stream = connect(lab, port);
+        stream.write_all(b"ab").expect("sent");
+        // SAFETY: one readable byte, and a descriptor that lives through the call.
+        let sent = unsafe { libc::send(stream.as_raw_fd(), b"c".as_ptr().cast(), 1, libc::MSG_OOB) };
+        assert_eq!(sent, 1);
+        stream.write_all(b"d").expect("sent");
+        read_all(&mut stream);
+    });
+}
+
+#[test]
+fn a_pipe_takes_and_gives_what_a_connection_has() {
+    calls("splice", 7110, |lab, port| {
+        let mut stream = connect(lab, port);
+        let mut writer = stream.try_clone().expect("a second descriptor");
+        let sent: Vec<u8> = (0..1 << 20).map(|at| (at / 3) as u8).collect();
+        let expected = sent.clone();
+        let writing = thread::spawn(move || {
+            writer.write_all(&sent).expect("sent");
+            writer.shutdown(std::net::Shutdown::Write).expect("ended");
+        });
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).expect("all of it");
+        writing.join().expect("the writer");
+        assert!(got == expected, "{} bytes came back, or others", got.len());
+    });
+}
+
+#[test]
+fn fast_open_is_answered_as_the_kernel_does() {
+    calls("fastopen", 7112, |lab, port| {
+        let mut stream = connect(lab, port);
+        stream.write_all(b"x").expect("sent");
+        read_all(&mut stream);
+    });
 }

@@ -155,7 +155,7 @@ impl Engine {
         let after = match self.flows.get(&flow) {
             None => None,
             Some(Entry::TimeWait(index)) => {
-                Some((*index, self.time_wait.reuse(now, *index).ok_or(ConnectError::InUse)?))
+                Some((*index, self.time_wait.reuse(*index).ok_or(ConnectError::InUse)?))
             }
             Some(_) => return Err(ConnectError::InUse),
         };

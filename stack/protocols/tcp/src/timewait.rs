@@ -8,9 +8,6 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 const LENGTH: Duration = Duration::from_secs(60);
-/// A connection opened by us may take the place of one that is older than this and used timestamps, as Linux's
-/// `tcp_tw_reuse`.
-const REUSE_AFTER: Duration = Duration::from_secs(1);
 
 /// What is left of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -123,11 +120,12 @@ impl TimeWaits {
         None
     }
 
-    /// Whether a connection that we open may take the record's place; its initial number must be beyond this one.
-    pub(crate) fn reuse(&self, now: Instant, index: u32) -> Option<u32> {
-        let entry = self.entries.get(index)?;
-        let age = LENGTH.saturating_sub(entry.until.saturating_duration_since(now));
-        (entry.record.recent.is_some() && age >= REUSE_AFTER).then_some(entry.record.send_next)
+    /// Whether a connection that we open may take the record's place; its initial number must be beyond this one. At once
+    /// where timestamps tell old segments from new ones, as Linux has it for a port that the program has chosen
+    /// (`tcp_twsk_unique`): port 20 of FTP. Other ports are not chosen again while the record is there.
+    pub(crate) fn reuse(&self, index: u32) -> Option<u32> {
+        let record = &self.entries.get(index)?.record;
+        record.recent.is_some().then_some(record.send_next)
     }
 
     /// A segment for a connection in `TIME_WAIT`: RFC 9293 section 3.10.7.4, RFC 6191, RFC 1337.
