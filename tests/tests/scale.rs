@@ -1,10 +1,11 @@
 //! Many sockets, many programs, and what they cost.
 
 use freena_tests::binaries;
-use freena_tests::lab::{FAR4, Lab, Server};
+use freena_tests::lab::{FAR4, Lab, NEAR4, Server};
 use freena_tests::netns::privileged;
 use freena_tests::program::{Program, output};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,13 @@ use std::time::{Duration, Instant};
 const SOCKETS: u64 = 1000;
 /// Programs on one server.
 const PROGRAMS: usize = 100;
+
+/// Connections that are used all the time, and such that have been used once, unless `FREENA_TEST_IDLE` says otherwise: each
+/// takes two descriptors of the server.
+const BUSY: usize = 1000;
+const IDLE: usize = 4000;
+/// What an idle one may keep resident, over both processes.
+const IDLE_KIB: f64 = 32.0;
 
 /// To the standard error itself: what the macros print is hidden where a test passes.
 fn say(line: &str) {
@@ -126,5 +134,71 @@ fn starting_a_program_costs_little() {
         ));
         // The least, which tells the cost apart from what else the machine does.
         assert!(least < Duration::from_millis(30), "{least:?} more");
+    });
+}
+
+/// Opens connections from the far host's kernel and has each answer once.
+fn open(lab: &Lab, port: u16, count: usize) -> Vec<TcpStream> {
+    let connect = || {
+        let stream = lab.pair.far.run(|| TcpStream::connect((NEAR4, port)).expect("a kernel connection"));
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        stream.set_nodelay(true).expect("an option");
+        stream
+    };
+    let mut streams: Vec<TcpStream> = (0..count).map(|_| connect()).collect();
+    round(&mut streams, 0);
+    streams
+}
+
+/// A message on all connections at once, and the answer on each.
+fn round(streams: &mut [TcpStream], number: usize) {
+    let words = |index: usize| format!("{number:08} on {index:08}");
+    for (index, stream) in streams.iter_mut().enumerate() {
+        stream.write_all(words(index).as_bytes()).expect("sent");
+    }
+    for (index, stream) in streams.iter_mut().enumerate() {
+        let mut got = [0; 20];
+        stream.read_exact(&mut got).expect("an answer");
+        assert_eq!(got, words(index).as_bytes(), "round {number}, connection {index}");
+    }
+}
+
+#[test]
+fn a_thousand_busy_connections_among_idle_ones() {
+    privileged("a_thousand_busy_connections_among_idle_ones", || {
+        let idle = std::env::var("FREENA_TEST_IDLE").ok().and_then(|n| n.parse().ok()).unwrap_or(IDLE);
+        let lab = Lab::new();
+        let server = lab.near_server();
+        let mut command = server.run_with("tcp", binaries::python());
+        command.arg("-u").arg(binaries::script("stream_many.py")).args([NEAR4, "7031"]);
+        let mut program = Program::start(command);
+        program.expect("open");
+        // What the first ones bring with them is no cost of the others.
+        let mut busy = open(&lab, 7031, BUSY);
+        let base = both(&server, &program);
+        let started = Instant::now();
+        let held = open(&lab, 7031, idle);
+        let opened = started.elapsed();
+        program.tell("");
+        assert_eq!(program.expect("connections"), (BUSY + idle).to_string());
+        let status = server.status();
+        assert_eq!(status["connections"].as_array().map(Vec::len), Some(BUSY + idle), "all on the fast path");
+        let started = Instant::now();
+        (1..=20).for_each(|number| round(&mut busy, number));
+        let rounds = started.elapsed();
+        let each = both(&server, &program).saturating_sub(base) as f64 / idle as f64;
+        say(&format!(
+            "{idle} idle connections: {each:.1} KiB resident each, both processes; opened in {opened:?}; 20 rounds on {BUSY} \
+             busy ones beside them: {rounds:?}"
+        ));
+        assert!(each <= IDLE_KIB, "an idle connection keeps {each:.1} KiB");
+        drop((held, busy));
+        server.wait_until("none is left", |status| {
+            status["connections"]
+                .as_array()
+                .is_some_and(|all| all.iter().all(|it| it["state"] == "time-wait"))
+        });
+        program.tell("");
+        assert_eq!(program.expect("connections"), "0");
     });
 }
