@@ -85,8 +85,6 @@ pub(super) const STREAM_SUITES: &[Suite] = &[
     Suite::connecting("HTTP, client near", "test.test_httplib", Place::Sending),
     Suite::connecting("FTP, server near", "test.test_ftplib", Place::Receiving),
     Suite::connecting("FTP, client near", "test.test_ftplib", Place::Sending),
-    Suite::connecting("TLS, server near", "test.test_ssl", Place::Receiving),
-    Suite::connecting("TLS, client near", "test.test_ssl", Place::Sending),
     Suite::whole("select", "test.test_select"),
     Suite::whole("poll", "test.test_poll"),
     Suite::whole("epoll", "test.test_epoll"),
