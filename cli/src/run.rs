@@ -1,7 +1,10 @@
 //! `freena run`.
 
+use crate::services::{Folder, plan};
 use crate::{ControlArgs, install, program, settings};
-use freena_shm_abi::control::{ENV_CONTROL, ENV_SETTINGS};
+use freena_config::Configuration;
+use freena_service_chain::{Plan, PlanRule};
+use freena_shm_abi::control::{ENV_CONTROL, ENV_SERVICES, ENV_SETTINGS};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -18,6 +21,9 @@ pub(crate) struct Args {
     /// what the kernel has: mptcp, udp-lite, sctp. Of several for streams the first is for connecting, all for listening
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     protocol: Vec<String>,
+
+    #[command(flatten)]
+    services: Folder,
 
     #[command(flatten)]
     control: ControlArgs,
@@ -50,6 +56,15 @@ pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
         // clap demands one of the two.
         None => settings::for_protocols(args.protocol.iter().map(String::as_str), &args.control.control)?,
     };
+    let plan = match &args.config {
+        Some(path) => {
+            let configuration = Configuration::from_file(path)?;
+            let plan = plan::plan(&configuration, path, &args.services.all())?;
+            insertable(&plan, &settings.0)?;
+            (!plan.services.is_empty()).then_some(plan)
+        }
+        None => None,
+    };
     let mut words = settings.0;
     if let Some(spin_us) = args.spin_us {
         words.push_str(&format!(" spin_us={spin_us}"));
@@ -74,7 +89,13 @@ pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
         preload.push(":");
         preload.push(others);
     }
-    let error = Command::new(&path)
+    let mut command = Command::new(&path);
+    match plan {
+        // Names and parameters of services, which name the files of keys: no keys.
+        Some(plan) => command.env(ENV_SERVICES, plan.encode()),
+        None => command.env_remove(ENV_SERVICES),
+    };
+    let error = command
         .arg0(name)
         .args(rest)
         .env("LD_PRELOAD", preload)
@@ -82,4 +103,69 @@ pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
         .env(ENV_CONTROL, std::path::absolute(&args.control.control).unwrap_or(args.control.control.clone()))
         .exec();
     Err(miette::miette!("cannot start {}: {error}", path.display()))
+}
+
+/// Whether all flows that the plan has services for can have them: what is asked to be encrypted never goes in the clear.
+fn insertable(plan: &Plan, settings: &str) -> miette::Result<()> {
+    let datagrams = |rule: &PlanRule| PlanRule { transports: Some(vec!["UDP".to_owned()]), ..rule.clone() };
+    for service in &plan.services {
+        for (index, rule) in service.rules.iter().enumerate().filter(|(_, rule)| rule.used) {
+            let meets = rule.transports.as_ref().is_none_or(|list| list.iter().any(|it| it == "UDP"));
+            let before = &service.rules[..index];
+            if meets && !before.iter().any(|it| it.covers(&datagrams(rule))) {
+                return Err(miette::miette!(
+                    help = "restrict it to transport=\"TCP\", or put <rule use=\"false\" transport=\"UDP\"/> before it",
+                    "{}:{}: the rule inserts the service `{}` into datagram flows too, into which freena {} inserts none; the program is not started",
+                    plan.source,
+                    rule.line,
+                    service.name,
+                    env!("CARGO_PKG_VERSION"),
+                ));
+            }
+        }
+    }
+    if !plan.services.is_empty() && settings.contains("kernel:") {
+        return Err(miette::miette!(
+            "{}: services are inserted into TCP only, and the file has sockets use another protocol of the kernel; the program is not started",
+            plan.source,
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use freena_service_chain::PlanService;
+    use std::path::PathBuf;
+
+    #[test]
+    fn what_would_go_in_the_clear_is_refused() {
+        let rule = |used, transport: Option<&str>| PlanRule {
+            used,
+            line: 7,
+            transports: transport.map(|it| vec![it.to_owned()]),
+            ..PlanRule::default()
+        };
+        let plan = |rules: Vec<PlanRule>| Plan {
+            source: "x.xml".into(),
+            services: vec![PlanService {
+                name: "crypto".into(),
+                library: PathBuf::new(),
+                parameters: Vec::new(),
+                rules,
+            }],
+        };
+        assert!(insertable(&plan(vec![rule(true, Some("TCP"))]), "v=1 stream=kernel").is_ok());
+        assert!(insertable(&plan(vec![rule(false, Some("UDP")), rule(true, None)]), "v=1").is_ok());
+        for rules in [vec![rule(true, None)], vec![rule(true, Some("UDP"))]] {
+            let error = insertable(&plan(rules), "v=1").unwrap_err().to_string();
+            assert!(
+                error.starts_with("x.xml:7: the rule inserts the service `crypto` into datagram flows"),
+                "{error}"
+            );
+        }
+        let error = insertable(&plan(vec![rule(true, Some("TCP"))]), "v=1 stream=kernel:262").unwrap_err();
+        assert!(error.to_string().contains("TCP only"), "{error}");
+    }
 }

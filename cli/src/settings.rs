@@ -56,15 +56,6 @@ pub(crate) fn for_protocols<'n>(
 /// The file cannot be read or is not valid, or asks for what there is not.
 pub(crate) fn for_file(path: &Path, server: &Path) -> miette::Result<Settings> {
     let configuration = Configuration::from_file(path)?;
-    if let Some(service) = configuration.services().first() {
-        // Starting the program anyway would send in the clear what the file asks to have encrypted.
-        return Err(miette::miette!(
-            "{}: asks for the service `{}`, but freena {} has no services yet; the program is not started",
-            path.display(),
-            service.name.as_str(),
-            env!("CARGO_PKG_VERSION"),
-        ));
-    }
     let datagram = of_type(&configuration, SocketType::Datagram, path, server)?;
     let stream = of_type(&configuration, SocketType::Stream, path, server)?;
     settings(&datagram, &stream, configuration.connecting())

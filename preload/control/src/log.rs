@@ -36,6 +36,11 @@ pub fn decision(words: fmt::Arguments<'_>) {
     }
 }
 
+/// Tells something that the user must know each time.
+pub fn always(words: fmt::Arguments<'_>) {
+    write(words);
+}
+
 /// Tells something that the user must know, once per process and `once`.
 pub fn warning(once: &AtomicBool, words: fmt::Arguments<'_>) {
     if !once.swap(true, Ordering::Relaxed) {

@@ -142,6 +142,7 @@ next! {
         { if old == new { raw!(SYS_fcntl, old, libc::F_GETFD).min(0) | new as isize } else { raw!(SYS_dup3, old, new, 0) } }
     dup3(old: c_int, new: c_int, flags: c_int) -> c_int { raw!(SYS_dup3, old, new, flags) }
     close(fd: c_int) -> c_int { raw!(SYS_close, fd) }
+    _exit(status: c_int) -> c_int { raw!(SYS_exit_group, status) }
     close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int { raw!(SYS_close_range, first, last, flags) }
     fdopen(fd: c_int, mode: *const c_char) -> *mut libc::FILE { { let _ = (fd, mode); missing() + 1 } }
     prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int { raw!(SYS_prctl, option, a, b, c, d) }

@@ -16,8 +16,11 @@ thread_local! {
     static TID: Cell<(u32, u32)> = const { Cell::new((0, 0)) };
 }
 
-/// Sets up: called once by the constructor, before anything else of this module.
+/// Sets up: called by the constructor, before anything else of this module. Again: nothing happens.
 pub fn start() {
+    if word().is_some() {
+        return;
+    }
     // SAFETY: a new anonymous mapping touches no existing memory.
     let page = unsafe {
         libc::mmap(

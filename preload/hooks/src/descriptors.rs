@@ -6,22 +6,55 @@ use core::ffi::{c_int, c_uint};
 use freena_preload_control::next;
 use freena_preload_interface::stream::{accept, listen};
 use freena_preload_interface::{descriptors, table};
+use freena_preload_services::{calls, opened};
 use libc::{sockaddr, socklen_t};
 
 hook! {
     /// close(2).
-    fn close(fd: c_int) -> c_int = descriptors::close(fd);
+    fn close(fd: c_int) -> c_int = opened::close(fd), else descriptors::close(fd);
     /// close_range(2).
-    fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int = descriptors::close_range(first, last, flags);
+    fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int
+        = opened::close_range(first, last, flags), else descriptors::close_range(first, last, flags);
     /// listen(2).
     fn listen(fd: c_int, backlog: c_int) -> c_int = listen::listen(fd, backlog);
-    /// accept(2).
-    fn accept(fd: c_int, address: *mut sockaddr, len: *mut socklen_t) -> c_int = accept::accept4(fd, address, len, 0);
-    /// accept4(2).
-    fn accept4(fd: c_int, address: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int
-        = accept::accept4(fd, address, len, flags);
     /// ioctl(2).
-    fn ioctl(fd: c_int, request: usize, arg: usize) -> c_int = descriptors::ioctl(fd, request, arg);
+    fn ioctl(fd: c_int, request: usize, arg: usize) -> c_int
+        = calls::ioctl(fd, request, arg), else descriptors::ioctl(fd, request, arg);
+}
+
+/// accept(2).
+///
+/// # Safety
+/// That of the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn accept(fd: c_int, address: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    // SAFETY: the pointers are the program's; no destructor is pending where it may block.
+    unsafe {
+        opened::accepted(match crate::result::verdict(accept::accept4(fd, address, len, 0)) {
+            crate::result::Verdict::Return(value) => value as c_int,
+            crate::result::Verdict::Next => next::accept(fd, address, len),
+        })
+    }
+}
+
+/// accept4(2).
+///
+/// # Safety
+/// That of the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn accept4(
+    fd: c_int,
+    address: *mut sockaddr,
+    len: *mut socklen_t,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: the pointers are the program's; no destructor is pending where it may block.
+    unsafe {
+        opened::accepted(match crate::result::verdict(accept::accept4(fd, address, len, flags)) {
+            crate::result::Verdict::Return(value) => value as c_int,
+            crate::result::Verdict::Next => next::accept4(fd, address, len, flags),
+        })
+    }
 }
 
 /// closefrom(3).
@@ -47,6 +80,7 @@ pub unsafe extern "C-unwind" fn fclose(stream: *mut libc::FILE) -> c_int {
             return next::fclose(stream);
         }
         let fd = libc::fileno(stream);
+        let _ = opened::close(fd);
         if table::is_tracked(fd) {
             descriptors::forget(fd);
         }
@@ -63,6 +97,7 @@ pub unsafe extern "C" fn dup(fd: c_int) -> c_int {
     // SAFETY: plain numbers.
     let new = unsafe { next::dup(fd) };
     descriptors::duplicated(fd, new);
+    opened::duplicated(fd, new);
     new
 }
 
@@ -77,9 +112,11 @@ pub unsafe extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
     {
         return value as c_int;
     }
+    opened::before_replace(old, new);
     // SAFETY: plain numbers.
     let result = unsafe { next::dup2(old, new) };
     descriptors::duplicated(old, result);
+    opened::duplicated(old, result);
     stdio::standard(result);
     result
 }
@@ -95,9 +132,11 @@ pub unsafe extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
     {
         return value as c_int;
     }
+    opened::before_replace(old, new);
     // SAFETY: plain numbers.
     let result = unsafe { next::dup3(old, new, flags) };
     descriptors::duplicated(old, result);
+    opened::duplicated(old, result);
     stdio::standard(result);
     result
 }
@@ -118,6 +157,9 @@ macro_rules! fcntl {
                 // SAFETY: what the program passed; no destructor is pending where it may block.
                 let result = unsafe { next::$name(fd, command, arg) };
                 descriptors::after_fcntl(fd, command, arg, result);
+                if matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) {
+                    opened::duplicated(fd, result);
+                }
                 result
             }
         )*
@@ -125,3 +167,29 @@ macro_rules! fcntl {
 }
 
 fcntl!(fcntl fcntl64);
+
+/// _exit(2), which skips the library's destructor.
+///
+/// # Safety
+/// That of the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn _exit(status: c_int) -> ! {
+    opened::exit();
+    // SAFETY: plain number.
+    unsafe {
+        next::_exit(status);
+    }
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+/// _Exit(3).
+///
+/// # Safety
+/// That of the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn _Exit(status: c_int) -> ! {
+    // SAFETY: the caller's.
+    unsafe { _exit(status) }
+}

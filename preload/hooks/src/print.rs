@@ -9,7 +9,6 @@ use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
 use freena_preload_control::next;
-use freena_preload_interface::table;
 use libc::size_t;
 
 /// Longest text that needs no memory of its own, with the closing NUL.
@@ -89,7 +88,7 @@ pub unsafe extern "C-unwind" fn vdprintf(
 ) -> c_int {
     // SAFETY: the caller's.
     unsafe {
-        if table::is_tracked(fd) {
+        if crate::is_ours(fd) {
             return print(fd, 0, format, arguments);
         }
         next::vdprintf(fd, format, arguments.cast())
@@ -109,7 +108,7 @@ pub unsafe extern "C-unwind" fn __vdprintf_chk(
 ) -> c_int {
     // SAFETY: the caller's.
     unsafe {
-        if table::is_tracked(fd) {
+        if crate::is_ours(fd) {
             return print(fd, flag, format, arguments);
         }
         next::__vdprintf_chk(fd, flag, format, arguments.cast())

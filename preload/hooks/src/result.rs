@@ -24,10 +24,10 @@ pub(crate) fn verdict(outcome: Outcome) -> Verdict {
     }
 }
 
-/// Defines a hook: its C signature, what the interface layer has to say, and, where that is "bypass", the next
-/// function with the same name and arguments.
+/// Defines a hook: its C signature, what the layers have to say from the top down (services, interface), and, where that is
+/// "bypass", the next function with the same name and arguments.
 macro_rules! hook {
-    ($( $(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty = $outcome:expr; )*) => {
+    ($( $(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty = $outcome:expr $(, else $below:expr)?; )*) => {
         $(
             $(#[$doc])*
             ///
@@ -37,7 +37,18 @@ macro_rules! hook {
             pub unsafe extern "C-unwind" fn $name($($arg: $ty),*) -> $ret {
                 // SAFETY: the pointers are the program's, given for exactly this.
                 #[allow(unused_unsafe, clippy::macro_metavars_in_unsafe)]
-                match crate::result::verdict(unsafe { $outcome }) {
+                let outcome = unsafe { $outcome };
+                $(
+                    #[allow(unused_unsafe, clippy::macro_metavars_in_unsafe)]
+                    let outcome = match outcome {
+                        Err(freena_preload_interface::outcome::Stop::Bypass(_)) => {
+                            // SAFETY: as above.
+                            unsafe { $below }
+                        }
+                        other => other,
+                    };
+                )?
+                match crate::result::verdict(outcome) {
                     crate::result::Verdict::Return(value) => value as $ret,
                     // SAFETY: as above; no destructor is pending.
                     crate::result::Verdict::Next => unsafe { freena_preload_control::next::$name($($arg),*) },

@@ -7,7 +7,6 @@ use core::ffi::{c_char, c_int, c_void};
 use core::sync::atomic::{AtomicPtr, Ordering};
 use core::{mem, ptr};
 use freena_preload_control::next;
-use freena_preload_interface::table;
 use libc::{FILE, size_t, ssize_t};
 
 /// Where the public `struct _IO_FILE` of the GNU libc (bits/types/struct_FILE.h) has `_fileno`.
@@ -71,7 +70,7 @@ unsafe extern "C-unwind" fn close(cookie: *mut c_void) -> c_int {
 pub unsafe extern "C" fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE {
     // SAFETY: the caller's.
     unsafe {
-        if table::is_tracked(fd) && !mode.is_null() {
+        if crate::is_ours(fd) && !mode.is_null() {
             return open(fd, mode);
         }
         next::fdopen(fd, mode)
@@ -121,7 +120,7 @@ pub(crate) unsafe fn is_ours(stream: *mut FILE) -> bool {
 /// Standard streams whose descriptors are sockets: those that the program was started with (by inetd, say), or that
 /// dup2(2) has put there.
 pub(crate) fn standard(fd: c_int) {
-    if !(0..=2).contains(&fd) || !table::is_tracked(fd) {
+    if !(0..=2).contains(&fd) || !crate::is_ours(fd) {
         return;
     }
     // SAFETY: the libc's variables, which programs may assign to. The old stream has nothing of ours in it: what is to be

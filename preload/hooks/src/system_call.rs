@@ -4,7 +4,6 @@ use crate::{data, descriptors, wait};
 use core::ffi::{c_int, c_long, c_uint};
 use core::ptr::with_exposed_provenance_mut as pointer;
 use freena_preload_control::{confined, next};
-use freena_preload_interface::table;
 
 /// syscall(2): those that would touch a framework socket go to the hook of the same name, all others to the kernel
 /// unchanged.
@@ -105,6 +104,6 @@ fn concerns_framework(number: c_long, first: usize) -> bool {
     }
     match number {
         libc::SYS_socket | libc::SYS_close | libc::SYS_close_range | libc::SYS_dup | libc::SYS_dup3 => true,
-        _ => i32::try_from(first).is_ok_and(table::is_tracked),
+        _ => i32::try_from(first).is_ok_and(crate::is_ours),
     }
 }

@@ -51,9 +51,6 @@ hook! {
             // SAFETY: the program's.
             unsafe { next::pselect(count, read, write, except, pointer(&left_over(left)), mask) }
         });
-    /// epoll_ctl(2).
-    fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int
-        = epoll::epoll_ctl(epfd, op, fd, event);
     /// epoll_wait(2).
     fn epoll_wait(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: c_int) -> c_int
         = epoll::wait(events, timeout == 0, |now| {
@@ -79,6 +76,25 @@ hook! {
                 }
             }
         });
+}
+
+/// epoll_ctl(2).
+///
+/// # Safety
+/// That of the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
+    // SAFETY: the pointer is the program's.
+    let result = unsafe {
+        match crate::result::verdict(epoll::epoll_ctl(epfd, op, fd, event)) {
+            crate::result::Verdict::Return(value) => value as c_int,
+            crate::result::Verdict::Next => next::epoll_ctl(epfd, op, fd, event),
+        }
+    };
+    if result == 0 && op == libc::EPOLL_CTL_ADD {
+        freena_preload_services::opened::watched(epfd, fd);
+    }
+    result
 }
 
 /// select(2): Linux writes the time that is left into `timeout`.

@@ -206,3 +206,6 @@ pub const ENV_CONTROL: &str = "FREENA_CONTROL";
 
 /// Environment variable with the settings that `freena run` resolved for the program.
 pub const ENV_SETTINGS: &str = "FREENA_SETTINGS";
+
+/// Environment variable with the services that a program's flows get: a plan, as `freena_service_chain::Plan` writes it.
+pub const ENV_SERVICES: &str = "FREENA_SERVICES";

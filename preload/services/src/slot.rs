@@ -1,0 +1,206 @@
+//! What a descriptor with services stands for. Slots are never freed, only used again, so that a look at one that has just been
+//! closed by another thread is harmless.
+
+use crate::owner::Owner;
+use crate::stream::Stream;
+use freena_preload_control::process;
+use freena_preload_control::sys::{self, Errno};
+use std::cell::UnsafeCell;
+use std::ops::{Deref, DerefMut};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Bit of the lock's word beside the owner's thread id: somebody waits.
+const WAITERS: u32 = 1 << 31;
+
+/// A flow of this process.
+pub struct Slot {
+    /// Who looks at it: descriptors, and [`Held`]s. 0: free.
+    holders: AtomicU32,
+    /// Descriptors of the program that are this flow.
+    descriptors: AtomicU32,
+    lock: AtomicU32,
+    /// The process that has used it last: a fork child may find a lock that nobody is there to give back.
+    process: AtomicU32,
+    body: UnsafeCell<Option<Body>>,
+}
+
+struct Body {
+    owner: Owner,
+    stream: Box<Stream>,
+}
+
+// SAFETY: `body` is used by who has the lock, or, for a slot without holders, by the one who takes it from the list of free ones
+// or puts it there; `owner` within it is atomic and looked at by a fork's handler while no other thread of the process changes
+// which flows there are.
+unsafe impl Sync for Slot {}
+
+static FREE: Mutex<Vec<&'static Slot>> = Mutex::new(Vec::new());
+
+/// Keeps a slot from being used for another flow.
+pub struct Held(&'static Slot);
+
+/// The stream of a slot, locked.
+pub struct Locked<'s> {
+    slot: &'s Slot,
+    stream: &'s mut Stream,
+}
+
+impl Slot {
+    /// A slot for a new stream, with one descriptor. `None`: no memory.
+    pub(crate) fn make(stream: Box<Stream>) -> Option<Held> {
+        let owner = Owner::new()?;
+        let free = FREE.try_lock().ok().and_then(|mut free| free.pop());
+        let slot = free.unwrap_or_else(|| {
+            Box::leak(Box::new(Slot {
+                holders: AtomicU32::new(0),
+                descriptors: AtomicU32::new(0),
+                lock: AtomicU32::new(0),
+                process: AtomicU32::new(0),
+                body: UnsafeCell::new(None),
+            }))
+        });
+        // SAFETY: it has no holders.
+        unsafe { *slot.body.get() = Some(Body { owner, stream }) };
+        slot.process.store(process::id(), Ordering::Relaxed);
+        slot.holders.store(1, Ordering::Release);
+        Some(Held(slot))
+    }
+
+    /// Keeps it, unless it is free.
+    pub(crate) fn hold(&'static self) -> Option<Held> {
+        let mut holders = self.holders.load(Ordering::Relaxed);
+        while holders != 0 {
+            match self.holders.compare_exchange_weak(
+                holders,
+                holders + 1,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Some(Held(self)),
+                Err(now) => holders = now,
+            }
+        }
+        None
+    }
+
+    pub(crate) fn add_descriptor(&self) {
+        self.descriptors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One descriptor fewer; whether it was the last.
+    pub(crate) fn remove_descriptor(&self) -> bool {
+        self.descriptors.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+
+    /// Has the owner's word looked at.
+    pub(crate) fn owner<T>(&self, look: impl FnOnce(&Owner) -> T) -> Option<T> {
+        // SAFETY: the body is not replaced while there are holders, and `owner` is atomic.
+        unsafe { (*self.body.get()).as_ref() }.map(|body| look(&body.owner))
+    }
+
+    /// Locks it, if this process has it already.
+    ///
+    /// # Errors
+    /// As [`Slot::lock`].
+    pub(crate) fn lock_own(&self) -> Result<Locked<'_>, Errno> {
+        if self.owner(Owner::has) == Some(true) { self.lock() } else { Err(Errno(libc::EIO)) }
+    }
+
+    /// Locks it.
+    ///
+    /// # Errors
+    /// `EIO`: another process has the flow. `ENOBUFS`: a signal handler interrupted its own thread's call.
+    pub fn lock(&self) -> Result<Locked<'_>, Errno> {
+        if self.owner(Owner::take) != Some(true) {
+            return Err(Errno(libc::EIO));
+        }
+        if self.process.load(Ordering::Relaxed) != process::id() {
+            if self.lock.load(Ordering::Relaxed) != 0 {
+                return Err(Errno(libc::EIO));
+            }
+            self.process.store(process::id(), Ordering::Relaxed);
+        }
+        let own = process::tid();
+        let mut wanted = own;
+        while let Err(found) = self.lock.compare_exchange(0, wanted, Ordering::Acquire, Ordering::Relaxed) {
+            if found & !WAITERS == own {
+                return Err(Errno(libc::ENOBUFS));
+            }
+            wanted = own | WAITERS;
+            let waited = found | WAITERS;
+            if found == waited
+                || self.lock.compare_exchange(found, waited, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            {
+                sys::futex_wait(&self.lock, waited, None, false);
+            }
+        }
+        // SAFETY: the lock is held; a held slot has a body.
+        let stream = unsafe { (*self.body.get()).as_mut() };
+        let Some(body) = stream else {
+            self.unlock();
+            return Err(Errno(libc::EBADF));
+        };
+        Ok(Locked { slot: self, stream: &mut body.stream })
+    }
+
+    fn unlock(&self) {
+        if self.lock.swap(0, Ordering::Release) & WAITERS != 0 {
+            sys::futex_wake(&self.lock, false);
+        }
+    }
+}
+
+impl Held {
+    /// The slot, kept for good: the caller answers for the holder.
+    pub(crate) fn keep(self) -> &'static Slot {
+        let slot = self.0;
+        std::mem::forget(self);
+        slot
+    }
+
+    /// Takes back what [`Held::keep`] gave.
+    pub(crate) fn again(slot: &'static Slot) -> Self {
+        Self(slot)
+    }
+}
+
+impl Deref for Held {
+    type Target = Slot;
+    fn deref(&self) -> &Slot {
+        self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // The last one but for the reference that is being given up: the slot is free for nobody until it is in the list.
+        if self.0.holders.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // SAFETY: there are no holders.
+            unsafe { *self.0.body.get() = None };
+            self.0.lock.store(0, Ordering::Relaxed);
+            if let Ok(mut free) = FREE.try_lock() {
+                free.push(self.0);
+            }
+        }
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = Stream;
+    fn deref(&self) -> &Stream {
+        self.stream
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Stream {
+        self.stream
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.slot.unlock();
+    }
+}
