@@ -28,7 +28,10 @@ pub(crate) fn start() {
 
 extern "C" fn before_fork() {
     crate::table::each(|slot| {
+        // Nobody is at work on it then, and the courier does not begin again.
+        let locked = slot.lock_own();
         slot.owner(Owner::share);
+        drop(locked);
     });
 }
 

@@ -104,7 +104,9 @@ impl Slot {
     /// # Errors
     /// As [`Slot::lock`].
     pub(crate) fn lock_own(&self) -> Result<Locked<'_>, Errno> {
-        if self.owner(Owner::has) == Some(true) { self.lock() } else { Err(Errno(libc::EIO)) }
+        let locked = self.acquire()?;
+        // Behind the lock: a fork gives flows free under it.
+        if self.owner(Owner::has) == Some(true) { Ok(locked) } else { Err(Errno(libc::EIO)) }
     }
 
     /// Locks it.
@@ -115,6 +117,10 @@ impl Slot {
         if self.owner(Owner::take) != Some(true) {
             return Err(Errno(libc::EIO));
         }
+        self.acquire()
+    }
+
+    fn acquire(&self) -> Result<Locked<'_>, Errno> {
         if self.process.load(Ordering::Relaxed) != process::id() {
             if self.lock.load(Ordering::Relaxed) != 0 {
                 return Err(Errno(libc::EIO));
