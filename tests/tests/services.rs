@@ -191,3 +191,39 @@ fn curl_fetches_from_a_server_that_sends_files() {
         assert!(server.is_running());
     });
 }
+
+#[test]
+fn what_bypasses_connect_and_accept_is_not_sent_in_the_clear() {
+    privileged("what_bypasses_connect_and_accept_is_not_sent_in_the_clear", || {
+        let files = Files::new();
+        let configuration = files.configuration("own.xml", &files.key("key"), "");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let port = listener.local_addr().expect("bound").port();
+        let peer = thread::spawn(move || {
+            let mut seen = Vec::new();
+            let (mut stream, _) = listener.accept().expect("a connection");
+            stream.read_to_end(&mut seen).map(|_| seen).unwrap_or_default()
+        });
+        let mark = String::from_utf8_lossy(MARK);
+        let mut command = with(&configuration, &python());
+        command.arg("-c").arg(format!(
+            "import socket, errno\n\
+             s = socket.socket()\n\
+             try: s.sendto(b'{mark}', socket.MSG_FASTOPEN, ('127.0.0.1', {port})); raise SystemExit('sent')\n\
+             except OSError as e: assert e.errno == errno.EOPNOTSUPP, e\n\
+             s.connect(('127.0.0.1', {port}))\n\
+             a, b = socket.socketpair()\n\
+             socket.send_fds(a, [b'x'], [s.fileno()])\n\
+             passed = socket.socket(fileno=socket.recv_fds(b, 1, 1)[1][0])\n\
+             s.close()\n\
+             passed.settimeout(1)\n\
+             try: passed.sendall(b'{mark}')\n\
+             except OSError: pass\n\
+             passed.shutdown(socket.SHUT_RDWR)\n"
+        ));
+        let output = output(command);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let seen = peer.join().expect("a peer");
+        assert!(!seen.windows(MARK.len()).any(|bytes| bytes == MARK), "{}", String::from_utf8_lossy(&seen));
+    });
+}

@@ -42,7 +42,7 @@ pub unsafe extern "C-unwind" fn recvmsg(fd: c_int, message: *mut msghdr, flags: 
             crate::result::Verdict::Next => {
                 let received = next::recvmsg(fd, message, flags);
                 if received >= 0 {
-                    descriptors::received(message);
+                    descriptors::received(message, opened::arrived);
                 }
                 received
             }

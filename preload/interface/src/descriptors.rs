@@ -214,11 +214,12 @@ fn of_stream(held: &Held, request: u32) -> Result<c_int, Error> {
     })
 }
 
-/// After recvmsg(2) on a descriptor that is not the framework's: finds framework sockets among received descriptors.
+/// After recvmsg(2) on a descriptor that is not the framework's: finds framework sockets among received descriptors, each of
+/// which is shown to `arrived` too.
 ///
 /// # Safety
 /// `message` is what recvmsg(2) has just filled in.
-pub unsafe fn received(message: *const libc::msghdr) {
+pub unsafe fn received(message: *const libc::msghdr, arrived: impl Fn(c_int)) {
     // SAFETY: the caller's; the macros stay within what the kernel wrote.
     unsafe {
         if message.is_null() || (*message).msg_control.is_null() || (*message).msg_controllen == 0 {
@@ -230,7 +231,9 @@ pub unsafe fn received(message: *const libc::msghdr) {
                 let bytes = ((*header).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
                 let fds = libc::CMSG_DATA(header).cast::<c_int>();
                 for index in 0..bytes / size_of::<c_int>() {
-                    takeover::adopt(fds.add(index).read_unaligned());
+                    let fd = fds.add(index).read_unaligned();
+                    takeover::adopt(fd);
+                    arrived(fd);
                 }
             }
             header = libc::CMSG_NXTHDR(message, header);

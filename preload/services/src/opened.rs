@@ -118,11 +118,28 @@ fn widen(fd: c_int) {
 /// another program has used, the services' state is gone, and its first bytes are refused.
 pub(crate) fn adopt_inherited() {
     for fd in 0..256 {
-        if below::option(fd, libc::SOL_SOCKET, libc::SO_TYPE, 0).is_ok()
-            && adopt(fd, Role::Server) == Ok(false)
-        {
-            let _ = adopt(fd, Role::Client);
+        if below::option(fd, libc::SOL_SOCKET, libc::SO_TYPE, 0).is_ok() {
+            begin(fd);
         }
+    }
+}
+
+/// A descriptor has come over a Unix socket, as [`adopt_inherited`] finds some. Where that cannot be, nothing goes over it.
+pub fn arrived(fd: c_int) {
+    if table::is_active() {
+        drop_flow(fd);
+        begin(fd);
+    }
+}
+
+fn begin(fd: c_int) {
+    let begun = match adopt(fd, Role::Server) {
+        Ok(false) => adopt(fd, Role::Client),
+        begun => begun,
+    };
+    if let Err(errno) = begun {
+        log::decision(format_args!("a connection was refused by its services: errno {errno}"));
+        below::shutdown(fd, libc::SHUT_RDWR);
     }
 }
 

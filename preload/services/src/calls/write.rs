@@ -6,7 +6,7 @@ use crate::{below, courier, errno, table};
 use core::ffi::{c_int, c_uint, c_void};
 use freena_preload_control::next;
 use freena_preload_control::sys::{self, Errno};
-use freena_preload_interface::outcome::Outcome;
+use freena_preload_interface::outcome::{Outcome, Stop};
 use libc::{iovec, mmsghdr, msghdr, size_t};
 use std::io::IoSlice;
 
@@ -39,7 +39,7 @@ pub unsafe fn write(fd: c_int, bytes: *const c_void, len: size_t) -> Outcome {
 #[inline]
 pub unsafe fn send(fd: c_int, bytes: *const c_void, len: size_t, flags: c_int) -> Outcome {
     if !table::is_inserted(fd) {
-        return Err(UNTRACKED);
+        return Err(not_inserted(flags));
     }
     let buffer = iovec { iov_base: bytes.cast_mut(), iov_len: len };
     // SAFETY: the caller's.
@@ -65,7 +65,7 @@ pub unsafe fn writev(fd: c_int, buffers: *const iovec, count: c_int) -> Outcome 
 /// The pointers are the program's.
 pub unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> Outcome {
     if !table::is_inserted(fd) {
-        return Err(UNTRACKED);
+        return Err(not_inserted(flags));
     }
     // SAFETY: the caller's.
     unsafe {
@@ -80,7 +80,7 @@ pub unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> Outcom
 /// The pointers are the program's.
 pub unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> Outcome {
     if !table::is_inserted(fd) {
-        return Err(UNTRACKED);
+        return Err(not_inserted(flags));
     }
     let mut done = 0;
     while done < count as usize {
@@ -96,6 +96,11 @@ pub unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: 
         }
     }
     Ok(done as isize)
+}
+
+/// Others send it, unless it would connect by sending, before there is a flow: a program connects first then (tcp(7)).
+fn not_inserted(flags: c_int) -> Stop {
+    if flags & libc::MSG_FASTOPEN != 0 && table::is_active() { errno(libc::EOPNOTSUPP) } else { UNTRACKED }
 }
 
 /// Gives bytes of the program's to the services, waiting as the socket would.
