@@ -160,6 +160,7 @@ mod tests {
     const RING: u32 = 1 << 18;
 
     #[test]
+    #[cfg_attr(miri, ignore = "miri knows no memfd_create")]
     fn what_one_end_sends_is_what_the_other_receives() {
         let joint = create(RING).unwrap();
         let (one, _) = SocketMapping::create_joined(joint.as_fd(), End::Connecting, RING, 1).unwrap();
@@ -191,6 +192,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "miri knows no memfd_create")]
     fn a_joint_memory_of_another_size_is_refused() {
         let (right, wrong) = (create(RING).unwrap(), create(2 * RING).unwrap());
         let (_, fd) = SocketMapping::create_joined(right.as_fd(), End::Accepted, RING, 1).unwrap();
