@@ -7,7 +7,7 @@ use core::ffi::c_int;
 use freena_preload_control::{exclusive, process, sys};
 use std::cell::UnsafeCell;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// How long a program that is at it itself is left alone, in nanoseconds.
 const GRACE: u64 = 2_000_000;
@@ -102,18 +102,52 @@ fn run() {
 
 /// Goes on with one; whether there is more to do.
 fn go_on(job: &Job) -> bool {
-    if !job.closed && !table::hold(job.fd).is_some_and(|held| ptr::eq(&*held, &*job.held)) {
-        return false;
-    }
-    let busy = job
-        .held
-        .lock()
-        .is_ok_and(|mut stream| if job.closed { stream.close(job.fd) } else { stream.go_on(job.fd) });
+    let _work = Work::begin();
+    let busy = job.held.lock_left().is_ok_and(|mut stream| {
+        if job.closed {
+            return stream.close(job.fd);
+        }
+        // Behind the lock: a program that closes it takes it out of the table, and then waits for the lock. The number may be
+        // another stream's already.
+        table::hold(job.fd).is_some_and(|held| ptr::eq(&*held, &*job.held)) && stream.go_on(job.fd)
+    });
     if !busy && job.closed {
         let _ = sys::close(job.fd);
         CLOSING.fetch_sub(1, Ordering::Relaxed);
     }
     busy
+}
+
+/// Work on a stream, which never waits for anything: a fork comes before or after it, so that no child finds a stream locked by
+/// a thread that it does not have.
+struct Work;
+
+/// Whether the courier is at work, or somebody forks.
+static AT_WORK: AtomicBool = AtomicBool::new(false);
+
+impl Work {
+    fn begin() -> Self {
+        while AT_WORK.swap(true, Ordering::Acquire) {
+            sys::sched_yield();
+        }
+        Work
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        AT_WORK.store(false, Ordering::Release);
+    }
+}
+
+/// Before a fork: has the courier pause.
+pub(crate) fn before_fork() {
+    std::mem::forget(Work::begin());
+}
+
+/// After a fork, in both processes.
+pub(crate) fn after_fork() {
+    drop(Work);
 }
 
 /// Waits until it can go on, shortly, but leaves the program the first try.

@@ -4,6 +4,7 @@
 //! share: a generation and the process that has the flow. A fork raises the generation of what the process has and gives it
 //! free; the first one to use it, of those that have the state as it was then, keeps it.
 
+use crate::courier;
 use freena_preload_control::process;
 use std::ptr;
 use std::sync::Mutex;
@@ -23,12 +24,17 @@ pub(crate) struct Owner {
 
 pub(crate) fn start() {
     // SAFETY: the handlers are functions of this library, which is never unloaded.
-    unsafe { libc::pthread_atfork(Some(before_fork), None, None) };
+    unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
+}
+
+extern "C" fn after_fork() {
+    courier::after_fork();
 }
 
 extern "C" fn before_fork() {
+    courier::before_fork();
     crate::table::each(|slot| {
-        // Nobody is at work on it then, and the courier does not begin again.
+        // Nobody is at work on it then.
         let locked = slot.lock_own();
         slot.owner(Owner::share);
         drop(locked);

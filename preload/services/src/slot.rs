@@ -114,10 +114,24 @@ impl Slot {
     /// # Errors
     /// `EIO`: another process has the flow. `ENOBUFS`: a signal handler interrupted its own thread's call.
     pub fn lock(&self) -> Result<Locked<'_>, Errno> {
-        if self.owner(Owner::take) != Some(true) {
-            return Err(Errno(libc::EIO));
+        let locked = self.acquire()?;
+        // Behind the lock, as in `lock_own`.
+        if self.owner(Owner::take) == Some(true) { Ok(locked) } else { Err(Errno(libc::EIO)) }
+    }
+
+    /// Locks it for the courier: takes it after a fork only where this process has left something to send. Else it is for the
+    /// process that uses it.
+    ///
+    /// # Errors
+    /// As [`Slot::lock`].
+    pub(crate) fn lock_left(&self) -> Result<Locked<'_>, Errno> {
+        let locked = self.acquire()?;
+        let has = self.owner(Owner::has) == Some(true);
+        if has || locked.has_left() && self.owner(Owner::take) == Some(true) {
+            Ok(locked)
+        } else {
+            Err(Errno(libc::EIO))
         }
-        self.acquire()
     }
 
     fn acquire(&self) -> Result<Locked<'_>, Errno> {

@@ -116,14 +116,22 @@ impl Stream {
         if self.failed.is_some() {
             return false;
         }
-        let agreeing = matches!(self.flow.state(), State::Waiting | State::Agreeing);
-        !self.out.is_empty() || !self.early.is_empty() || self.fin == Fin::Wanted || agreeing
+        self.has_left() || self.is_agreeing()
+    }
+
+    /// Whether there is something of the program's that the socket has not taken.
+    pub(crate) fn has_left(&self) -> bool {
+        !self.out.is_empty() || !self.early.is_empty() || self.fin == Fin::Wanted
+    }
+
+    /// Whether something of the peer's is awaited before both ends have agreed.
+    fn is_agreeing(&self) -> bool {
+        matches!(self.flow.state(), State::Waiting | State::Agreeing)
     }
 
     /// What the socket must be ready for before anything moves.
     pub(crate) fn interest(&self) -> i16 {
-        let agreeing = matches!(self.flow.state(), State::Waiting | State::Agreeing);
-        let read = if agreeing { libc::POLLIN } else { 0 };
+        let read = if self.is_agreeing() { libc::POLLIN } else { 0 };
         let write = if self.out.is_empty() { 0 } else { libc::POLLOUT };
         read | write
     }

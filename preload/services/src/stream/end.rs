@@ -26,16 +26,16 @@ impl Stream {
         }
         let now = sys::monotonic();
         let agreed = self.flow.can_seal() || self.is_plain();
-        let stepped = if agreed {
-            self.tick(fd, now).and_then(|()| self.push_early(fd, now))
-        } else if self.plain.is_empty() && !self.ended {
+        let mut stepped = Ok(());
+        if agreed {
+            stepped = self.tick(fd, now).and_then(|()| self.push_early(fd, now));
+        }
+        // A server may send before the client has agreed too, and still has to hear that it did.
+        if stepped.is_ok() && self.is_agreeing() && self.plain.is_empty() && !self.ended {
             let read_shut = std::mem::take(&mut self.read_shut);
-            let looked = self.look(fd).map(drop);
+            stepped = self.look(fd).map(drop);
             self.read_shut = read_shut;
-            looked
-        } else {
-            Ok(())
-        };
+        }
         if stepped.is_err() {
             // A socket that is over has nothing more to send.
             return self.give_up(fd);
