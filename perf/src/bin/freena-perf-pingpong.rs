@@ -7,10 +7,11 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use freena_perf::programs::histogram::Histogram;
 use freena_perf::programs::payload::{self, Datagram};
 use freena_perf::programs::report::{Line, PingPong, Usage};
+use freena_perf::programs::waiting::{Mode, Waiting};
 use freena_perf::programs::{self, sys};
 
 /// Measures the latency of UDP by ping-pong.
@@ -61,16 +62,6 @@ struct Common {
     size: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    /// In the receiving call.
-    Recv,
-    /// In poll, then a receiving call that does not block.
-    Poll,
-    /// In epoll_wait, then a receiving call that does not block.
-    Epoll,
-}
-
 /// After so long without an answer a request counts as lost.
 const ANSWER_WITHIN: Duration = Duration::from_millis(200);
 
@@ -88,8 +79,7 @@ fn run(role: &Role) -> io::Result<()> {
 /// A socket together with a way of waiting for it.
 struct Waiter {
     socket: UdpSocket,
-    epoll: Option<sys::Epoll>,
-    mode: Mode,
+    waiting: Waiting,
 }
 
 impl Waiter {
@@ -98,18 +88,13 @@ impl Waiter {
             Mode::Recv => socket.set_read_timeout(Some(ANSWER_WITHIN))?,
             Mode::Poll | Mode::Epoll => socket.set_nonblocking(true)?,
         }
-        let epoll = if mode == Mode::Epoll { Some(sys::Epoll::watching(socket.as_fd())?) } else { None };
-        Ok(Self { socket, epoll, mode })
+        let waiting = Waiting::new(socket.as_fd(), mode)?;
+        Ok(Self { socket, waiting })
     }
 
     /// The next datagram and where it came from; `None` when none comes within [`ANSWER_WITHIN`].
     fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, SocketAddr)>> {
-        let ready = match (&self.mode, &self.epoll) {
-            (Mode::Poll, _) => sys::poll_readable(self.socket.as_fd(), ANSWER_WITHIN)?,
-            (_, Some(epoll)) => epoll.readable(ANSWER_WITHIN)?,
-            _ => true,
-        };
-        if !ready {
+        if !self.waiting.is_ready(self.socket.as_fd(), ANSWER_WITHIN)? {
             return Ok(None);
         }
         match self.socket.recv_from(buffer) {

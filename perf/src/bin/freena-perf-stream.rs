@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use freena_perf::programs::histogram::Histogram;
 use freena_perf::programs::report::{Line, PingPong, Received, Sent, Stop, Usage, megabits, per_second};
+use freena_perf::programs::waiting::{Mode, Waiting};
 use freena_perf::programs::{self, sys};
 
 /// Measures messages over a TCP connection.
@@ -71,16 +72,6 @@ enum Load {
     PingPong,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    /// In the receiving call.
-    Recv,
-    /// In poll, then a receiving call that does not block.
-    Poll,
-    /// In epoll_wait, then a receiving call that does not block.
-    Epoll,
-}
-
 /// A peer that is silent for so long is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What the receiver of messages asks for at a time.
@@ -118,8 +109,7 @@ fn run(role: &Role) -> io::Result<()> {
 /// A connection together with a way of waiting for it.
 struct Waiter {
     stream: TcpStream,
-    epoll: Option<sys::Epoll>,
-    mode: Mode,
+    waiting: Waiting,
 }
 
 impl Waiter {
@@ -128,23 +118,18 @@ impl Waiter {
             Mode::Recv => stream.set_read_timeout(Some(PATIENCE))?,
             Mode::Poll | Mode::Epoll => stream.set_nonblocking(true)?,
         }
-        let epoll = if mode == Mode::Epoll { Some(sys::Epoll::watching(stream.as_fd())?) } else { None };
-        Ok(Self { stream, epoll, mode })
+        let waiting = Waiting::new(stream.as_fd(), mode)?;
+        Ok(Self { stream, waiting })
     }
 
     /// What comes next; 0 at the end.
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            let ready = match (&self.mode, &self.epoll) {
-                (Mode::Poll, _) => sys::poll_readable(self.stream.as_fd(), PATIENCE)?,
-                (_, Some(epoll)) => epoll.readable(PATIENCE)?,
-                _ => true,
-            };
-            if !ready {
+            if !self.waiting.is_ready(self.stream.as_fd(), PATIENCE)? {
                 return Err(ErrorKind::TimedOut.into());
             }
             match self.stream.read(buffer) {
-                Err(error) if self.mode != Mode::Recv && error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if self.waiting.mode() != Mode::Recv && error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 result => return result,
             }

@@ -9,6 +9,7 @@ pub mod report;
 pub mod stream;
 pub mod sys;
 pub mod tally;
+pub mod waiting;
 
 use std::io::Write;
 use std::process::ExitCode;
