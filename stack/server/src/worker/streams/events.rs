@@ -120,18 +120,24 @@ impl Worker {
         if connection.closing {
             // Nobody is left to be told.
         } else if errno.is_some() && was_connecting {
-            // The program may want its kernel socket back: the socket stays until it is closed. No turn looks at it any more,
-            // so all is read now; the send buffer bounds how much that is.
-            for _ in 0..LAST_DRAINS {
-                self.drain(handle);
-                if !self.streams.table.get(handle).is_some_and(|connection| connection.unread) {
-                    break;
-                }
-            }
+            // The program may want its kernel socket back: the socket stays until it is closed. No turn looks at it any more.
+            self.drain_all(handle);
         } else {
             // The program reads what is left from its own mapping.
             shut(&stream, libc::SHUT_RDWR);
+            // Nothing more can come; what has must be read before this end closes, or the program's would show ECONNRESET.
+            self.drain_all(handle);
             self.streams.engines.close(self.now, handle, false);
+        }
+    }
+
+    /// Reads all messages on the server's end: the send buffer bounds how much that is.
+    fn drain_all(&mut self, handle: Handle) {
+        for _ in 0..LAST_DRAINS {
+            self.drain(handle);
+            if !self.streams.table.get(handle).is_some_and(|connection| connection.unread) {
+                break;
+            }
         }
     }
 
