@@ -62,6 +62,42 @@ fn stuffed(case: &'static str, peer: fn(TcpStream), says: &[&str]) {
     });
 }
 
+#[test]
+fn connections_are_deferred_until_there_is_data() {
+    for when in ["before", "after"] {
+        privileged(&format!("deferred, set {when} listen"), || {
+            natively_and_not(|lab, server| {
+                let mut command = python(lab, server, "stream_deferred.py");
+                command.args([when, NEAR4, "7041"]);
+                let mut program = Program::start(command);
+                let connect =
+                    || lab.pair.far.run(|| TcpStream::connect((NEAR4, 7041)).expect("a kernel connection"));
+                let says = |line: &str, program: &mut Program| {
+                    assert_eq!(program.line(), line, "fast: {}: {}", server.is_some(), program.errors());
+                };
+                says("shown 3", &mut program);
+                let mut first = connect();
+                program.tell("");
+                says("silent False", &mut program);
+                says("waits", &mut program);
+                first.write_all(b"data").expect("sent");
+                program.tell("");
+                says("first b'data'", &mut program);
+                assert_carried(server, 1);
+                says("next", &mut program);
+                let mut second = connect();
+                program.tell("");
+                says("second True", &mut program);
+                let mut got = [0; 5];
+                second.read_exact(&mut got).expect("an answer");
+                second.write_all(&got).expect("sent");
+                says("answers b'hello'", &mut program);
+                program.succeed();
+            });
+        });
+    }
+}
+
 fn read_all(stream: &mut TcpStream) -> usize {
     let (mut count, mut buffer) = (0, vec![0; 1 << 20]);
     while let Ok(len @ 1..) = stream.read(&mut buffer) {

@@ -80,7 +80,7 @@ pub struct Request {
     /// first, 0 behind the last. A listener takes the peers of all of them.
     pub protocols: [u8; MAX_PROTOCOLS],
     /// `TAKEOVER` of a listener, `REFRESH` of one after listen(2) was called again: connections that may wait to be
-    /// accepted.
+    /// accepted. 0 in another `REFRESH`: as before.
     pub backlog: u32,
     /// `TRACE`: the most bytes of each packet, 0 for all.
     pub snap_len: u32,

@@ -103,6 +103,9 @@ pub struct Options {
     pub tos: u8,
     /// Congestion control.
     pub congestion: Congestion,
+    /// `TCP_DEFER_ACCEPT` of a listener, in the kernel's own unit: a connection whose peer has sent no data is not there
+    /// until so many waits for the handshake's end have passed. Default 0.
+    pub defer_accept: u8,
 }
 
 impl Default for Options {
@@ -122,6 +125,7 @@ impl Default for Options {
             ttl: 64,
             tos: 0,
             congestion: Congestion::Cubic,
+            defer_accept: 0,
         }
     }
 }
@@ -133,6 +137,9 @@ pub const MAX_HEADER: usize = 60;
 pub trait Driver {
     /// The way to a peer, `None` where there is none by this stack: the packet is dropped then.
     fn path(&mut self, flow: &Flow) -> Option<Path>;
+
+    /// Whether a listener may get one connection more. While not, SYNs are not answered: the peer will try again.
+    fn has_room(&mut self, listener: ListenerKey) -> bool;
 
     /// A peer's handshake is complete: makes the buffers of the connection and returns the size of the receive buffer in
     /// bytes. `None`: not now (the listener's queue is full); the peer will try again.

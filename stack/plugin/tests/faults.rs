@@ -19,6 +19,9 @@ impl Driver for Nobody {
     fn path(&mut self, _: &Flow) -> Option<Path> {
         Some(PATH)
     }
+    fn has_room(&mut self, _: ListenerKey) -> bool {
+        false
+    }
     fn accept(&mut self, _: ListenerKey, _: Handle, _: &Flow) -> Option<u64> {
         None
     }

@@ -6,6 +6,7 @@ mod adverse;
 mod client;
 mod libraries;
 mod neighbours;
+mod pressure;
 mod transfer;
 #[allow(dead_code, reason = "each test uses a part")]
 mod wire;

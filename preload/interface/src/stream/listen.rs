@@ -44,7 +44,7 @@ fn again(fd: c_int, backlog: c_int) -> Outcome {
         return Err(Error::Invalid.into());
     }
     companion::with(fd, &held, |kernel| Ok(sys::listen(kernel, backlog)?))?;
-    let request = Request { backlog: backlog.max(0) as u32, ..Request::new(op::REFRESH) };
+    let request = Request { backlog: backlog.max(1) as u32, ..Request::new(op::REFRESH) };
     client::close_all(&client::call(&request, &[fd])?.fds);
     Ok(0)
 }

@@ -11,14 +11,16 @@ use crate::{companion, token};
 use core::ffi::{c_int, c_void};
 use core::mem::size_of;
 use core::sync::atomic::{AtomicU32, Ordering};
+use freena_preload_control::client;
 use freena_preload_control::sys::{self, Errno};
 use freena_shm_abi::app::{options, status};
+use freena_shm_abi::control::{Request, op};
 use freena_shm_abi::stream::{Asked, ask, congestion, state};
 use libc::{
     IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, SO_ACCEPTCONN, SO_DOMAIN, SO_ERROR, SO_KEEPALIVE, SO_LINGER,
     SO_OOBINLINE, SO_PROTOCOL, SO_RCVBUF, SO_RCVLOWAT, SO_RCVTIMEO, SO_SNDBUF, SO_SNDTIMEO, SO_TYPE,
-    SOL_SOCKET, TCP_CONGESTION, TCP_CORK, TCP_INFO, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_MAXSEG,
-    TCP_NODELAY, TCP_QUICKACK, TCP_SYNCNT, TCP_USER_TIMEOUT, linger, socklen_t,
+    SOL_SOCKET, TCP_CONGESTION, TCP_CORK, TCP_DEFER_ACCEPT, TCP_INFO, TCP_KEEPCNT, TCP_KEEPIDLE,
+    TCP_KEEPINTVL, TCP_MAXSEG, TCP_NODELAY, TCP_QUICKACK, TCP_SYNCNT, TCP_USER_TIMEOUT, linger, socklen_t,
 };
 use zerocopy::IntoBytes;
 
@@ -268,6 +270,10 @@ pub(crate) unsafe fn setsockopt(
                 take_over(held, kernel, level, name);
                 Ok(())
             })?;
+            if (level, name) == (IPPROTO_TCP, TCP_DEFER_ACCEPT) && is_listener(held) {
+                // What the server's engine has of the kernel's socket it reads when it is told.
+                client::close_all(&client::call(&Request::new(op::REFRESH), &[fd])?.fds);
+            }
             token::kick(fd, held);
         }
     }

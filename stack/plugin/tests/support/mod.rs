@@ -81,8 +81,12 @@ impl Driver for Surroundings<'_> {
         Some(Path { mtu: MTU, max_burst: MTU, max_segments: 1 })
     }
 
-    fn accept(&mut self, _: ListenerKey, connection: Handle, _: &Flow) -> Option<u64> {
-        if self.accepted.len() >= self.backlog {
+    fn has_room(&mut self, _: ListenerKey) -> bool {
+        self.accepted.len() < self.backlog
+    }
+
+    fn accept(&mut self, listener: ListenerKey, connection: Handle, _: &Flow) -> Option<u64> {
+        if !self.has_room(listener) {
             return None;
         }
         self.accepted.push(connection);

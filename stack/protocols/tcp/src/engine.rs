@@ -2,7 +2,7 @@
 
 use crate::connection::{Agreed, Connection, PASSIVE_SCALE};
 use crate::env::{Env, Replies};
-use crate::half_open::HalfOpen;
+use crate::half_open::{HalfOpen, TimedOut};
 use crate::isn::Numbers;
 use crate::segment::Segment;
 use crate::slab::Slab;
@@ -268,10 +268,11 @@ impl Engine {
         if !segment.has(flag::SYN) || segment.has(flag::FIN) || !is_unicast(&flow) {
             return Err(Drop::Unacceptable);
         }
-        let Some(path) = driver.path(&flow) else { return Err(Drop::NoPath) };
-        if self.connections.len() >= self.config.max_connections {
+        // As Linux does where the accept queue is full: a peer that is answered believes that it is connected.
+        if self.connections.len() >= self.config.max_connections || !driver.has_room(key) {
             return Err(Drop::Backlog);
         }
+        let Some(path) = driver.path(&flow) else { return Err(Drop::NoPath) };
         let clock_offset = self.numbers.clock_offset(&flow);
         if self.half_open.len() >= self.config.max_half_open {
             let scale = segment.options.window_scale.filter(|_| segment.options.timestamps.is_some());
@@ -346,7 +347,7 @@ impl Engine {
         driver: &mut dyn Driver,
     ) -> Result<(), Drop> {
         let clock = self.numbers.clock(now);
-        let Some(half) = self.half_open.get(index) else { return Err(Drop::NoSocket) };
+        let Some(half) = self.half_open.get_mut(index) else { return Err(Drop::NoSocket) };
         let (flow, key, path) = (half.flow, half.listener, half.path);
         if segment.has(flag::RST) {
             if half.is_next(segment) {
@@ -371,6 +372,9 @@ impl Engine {
             self.stats.resets_out += 1;
             self.replies.push(segment.reset(flow));
             return Err(Drop::Unacceptable);
+        }
+        if half.defer(segment) {
+            return Ok(());
         }
         let agreed = half.agreed(now, segment);
         let Some(options) = self.listeners.get(key).map(|listening| listening.options) else {
@@ -436,16 +440,21 @@ impl Engine {
         let clock = self.numbers.clock(now);
         let Some(half) = self.half_open.get_mut(index) else { return };
         half.timer = None;
-        if half.deadline > now {
-            // The entry was early.
-        } else if half.retry(now) {
-            let answer = half.answer(half.stamp(clock));
-            self.replies.push(answer);
-            self.stats.retransmitted += 1;
-        } else {
-            self.forget_half_open(index);
-            self.stats.failed_opens += 1;
-            return;
+        // The entry may be early.
+        if half.deadline <= now {
+            match half.timed_out(now) {
+                TimedOut::AskAgain => {
+                    let answer = half.answer(half.stamp(clock));
+                    self.replies.push(answer);
+                    self.stats.retransmitted += 1;
+                }
+                TimedOut::Wait => {}
+                TimedOut::Over => {
+                    self.forget_half_open(index);
+                    self.stats.failed_opens += 1;
+                    return;
+                }
+            }
         }
         self.schedule_half_open(index);
     }

@@ -29,9 +29,24 @@ pub(crate) struct HalfOpen {
     tos: u8,
     at: Instant,
     retries: u32,
+    /// How many waits must have passed before a connection without data counts (`TCP_DEFER_ACCEPT`).
+    deferred: u32,
+    /// Whether the handshake's last segment has come and was put aside for that.
+    acknowledged: bool,
     pub(crate) deadline: Instant,
     /// Its entry among the timers.
     pub(crate) timer: Option<Instant>,
+}
+
+/// What follows from a wait that has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimedOut {
+    /// The SYN is answered again.
+    AskAgain,
+    /// Nothing yet.
+    Wait,
+    /// The connection will not be.
+    Over,
 }
 
 impl HalfOpen {
@@ -61,6 +76,8 @@ impl HalfOpen {
             tos: options.tos,
             at: now,
             retries: 0,
+            deferred: options.defer_accept.into(),
+            acknowledged: false,
             deadline: now + FIRST_WAIT,
             timer: None,
         }
@@ -125,11 +142,27 @@ impl HalfOpen {
         }
     }
 
-    /// No answer yet; returns whether to try again.
-    pub(crate) fn retry(&mut self, now: Instant) -> bool {
+    /// Whether the segment, which completes the handshake, is put aside because it brings no data: the connection is there
+    /// when data is, or when the time of `TCP_DEFER_ACCEPT` is over.
+    pub(crate) fn defer(&mut self, segment: &Segment<'_>) -> bool {
+        let bare = segment.payload.is_empty() && !segment.has(flag::FIN);
+        let deferred = bare && self.retries < self.deferred;
+        self.acknowledged |= deferred;
+        deferred
+    }
+
+    /// A wait has passed without what was waited for.
+    pub(crate) fn timed_out(&mut self, now: Instant) -> TimedOut {
+        let passed = self.retries;
+        // `syn_ack_recalc` of Linux: who has answered is asked again at the end of the time of `TCP_DEFER_ACCEPT` only, so
+        // that there is a segment to accept the connection with.
+        let may_be_deferred = self.acknowledged && passed < self.deferred;
+        if passed >= MAX_RETRIES && !may_be_deferred {
+            return TimedOut::Over;
+        }
         self.retries += 1;
         self.deadline = now + FIRST_WAIT * (1 << self.retries.min(7));
-        self.retries <= MAX_RETRIES
+        if self.acknowledged && self.retries < self.deferred { TimedOut::Wait } else { TimedOut::AskAgain }
     }
 
     /// What was agreed upon. `segment` completes the handshake.

@@ -22,7 +22,7 @@ use freena_ebpf_abi::FlowKey;
 use freena_shm_abi::Endpoint;
 use freena_shm_abi::control::{Request, Response, verdict};
 use freena_shm_abi::stream::{Asked, state};
-use freena_tcp::{ListenerKey, Listening};
+use freena_tcp::{ListenerKey, Listening, Options};
 use freena_udp::{Binding, Table};
 use freena_wire::protocol;
 use std::collections::HashMap;
@@ -157,7 +157,7 @@ impl Control {
         page.told.state.store(state::LISTEN, Ordering::Release);
         // Connections that come by the kernel are accepted without waiting for them.
         sys::set_nonblocking(&companion)?;
-        let listening = listening(facts, &page.asked);
+        let listening = listening(facts, &companion, &page.asked);
         let binding = facts.binding;
         let steered = keys(&binding, &self.local_addresses(), request.protocols());
         let lease = self.lease(binding, request.protocols(), steered.clone());
@@ -183,7 +183,7 @@ impl Control {
         if request.protocols().contains(&protocol::TCP) {
             self.streams.hearers.insert(key as ListenerKey, binding);
         }
-        let backlog = request.backlog.clamp(1, MAX_BACKLOG) as usize;
+        let backlog = request.backlog.min(MAX_BACKLOG) as usize;
         // Only what all workers know may be steered to them: they would answer a SYN with a reset.
         self.ask_all(|done| {
             Command::Stream(Order::Listen(key as ListenerKey, stream.clone(), listening, backlog, done))
@@ -379,8 +379,9 @@ impl Control {
         let same = |entry: &Option<Arc<Stream>>| entry.as_ref().is_some_and(|other| other.id == stream.id);
         if let (Some(key), Some(companion)) = (listeners.iter().position(same), stream.companion.get()) {
             let facts = self.examine(companion, protocol::TCP)?;
-            let listening = listening(&facts, &stream.memory.page().stream.asked);
-            let backlog = request.backlog.clamp(1, MAX_BACKLOG) as usize;
+            let listening = listening(&facts, companion, &stream.memory.page().stream.asked);
+            // 0 where it is an option that has changed.
+            let backlog = Some(request.backlog).filter(|it| *it > 0).map(|it| it.min(MAX_BACKLOG) as usize);
             self.tell_all(|| Command::Stream(Order::Relisten(key as ListenerKey, listening, backlog)));
         }
         let response = Response { verdict: verdict::FAST, socket_id: stream.id, ..Response::new() };
@@ -480,15 +481,16 @@ fn is_listening(companion: &OwnedFd) -> bool {
     sys::get_option(companion, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).unwrap_or(0) != 0
 }
 
-fn listening(facts: &Facts, asked: &Asked) -> Listening {
+fn listening(facts: &Facts, companion: &OwnedFd, asked: &Asked) -> Listening {
     let binding = &facts.binding;
+    let options = Options { defer_accept: options::defer_accept(companion), ..stream_options(asked) };
     Listening {
         local: binding.local,
         port: binding.port,
         dual: binding.dual,
         share: binding.share,
         ifindex: binding.ifindex,
-        options: stream_options(asked),
+        options,
     }
 }
 

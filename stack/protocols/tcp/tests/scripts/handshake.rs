@@ -195,15 +195,33 @@ fn the_handshake_ends_with_data() {
 #[test]
 fn the_queue_is_full() {
     run("
-+0 full on
 +0 listen
 +0 < S 0:0(0) win 1000 mss 1000
 +0 > S. 0:0(0) ack 1
++0 full on
 +0.1 < . 1:1(0) ack 1 win 1000
 +0 stat backlog 1
 +0 stat half_open 1
 +0 full off
 +0.9 > S. 0:0(0) ack 1
++0.1 < . 1:1(0) ack 1 win 1000
++0 state Established
+");
+}
+
+/// While it is full no SYN is answered, also as on Linux: who gets no answer does not believe to be connected.
+#[test]
+fn the_queue_is_full_before_the_syn() {
+    run("
++0 listen
++0 full on
++0 < S 0:0(0) win 1000 mss 1000
++0.5 quiet
++0 stat backlog 1
++0 stat half_open 0
++0 full off
++0.5 < S 0:0(0) win 1000 mss 1000
++0 > S. 0:0(0) ack 1
 +0.1 < . 1:1(0) ack 1 win 1000
 +0 state Established
 ");
@@ -233,5 +251,40 @@ fn a_half_open_connection_is_reset() {
 +0 stat half_open 1
 +0 < R 1:1(0) win 0
 +0 stat half_open 0
+");
+}
+
+/// tcp(7), `TCP_DEFER_ACCEPT`, as `tcp_check_req` and `syn_ack_recalc` of Linux have it: the bare acknowledgement is put
+/// aside, and the connection is there with the data.
+#[test]
+fn a_deferred_connection_comes_with_its_data() {
+    run("
++0 option defer_accept 3
++0 listen
++0 < S 0:0(0) win 1000 mss 1000
++0 > S. 0:0(0) ack 1
++0 < . 1:1(0) ack 1 win 1000
++6.9 quiet // after 1 and 3 s nothing is asked again
++0 stat half_open 1
++0 < P. 1:11(10) ack 1 win 1000
++0 > . 1:1(0) ack 11
++0 state Established
++0 stat passive_opens 1
+");
+}
+
+/// The same: at the end of the time the SYN is answered once more, and what comes then will do.
+#[test]
+fn a_deferred_connection_without_data_comes_late() {
+    run("
++0 option defer_accept 2
++0 listen
++0 < S 0:0(0) win 1000 mss 1000
++0 > S. 0:0(0) ack 1
++0 < . 1:1(0) ack 1 win 1000
++1.1 stat half_open 1
++1.9 > S. 0:0(0) ack 1
++0 < . 1:1(0) ack 1 win 1000
++0 state Established
 ");
 }

@@ -114,6 +114,10 @@ impl Driver for Buffers<'_> {
         Some(self.path)
     }
 
+    fn has_room(&mut self, _listener: ListenerKey) -> bool {
+        !self.full
+    }
+
     fn accept(&mut self, _listener: ListenerKey, connection: Handle, _flow: &Flow) -> Option<u64> {
         if self.full {
             return None;

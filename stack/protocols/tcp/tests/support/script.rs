@@ -349,6 +349,7 @@ impl Script {
             "keep_count" => options.keep_count = value as u32,
             "user_timeout" => options.user_timeout = seconds,
             "syn_count" => options.syn_count = value as u32,
+            "defer_accept" => options.defer_accept = value as u8,
             "max_segment" => options.max_segment = value as u16,
             "window_clamp" => options.window_clamp = value as u32,
             "reno" => options.congestion = freena_tcp::Congestion::NewReno,

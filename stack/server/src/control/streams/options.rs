@@ -14,6 +14,28 @@ const MSS_DEFAULT: i32 = 536;
 /// What `TCP_SYNCNT` shows where nothing was set is the default of the system, usually this.
 const SYN_COUNT: i32 = 6;
 
+/// Bounds of the wait for a handshake's end in seconds (`TCP_TIMEOUT_INIT`, `TCP_RTO_MAX` of Linux).
+const FIRST_WAIT: u32 = 1;
+const LONGEST_WAIT: u32 = 120;
+
+/// `TCP_DEFER_ACCEPT` of a listener as [`freena_tcp::Options::defer_accept`] has it.
+pub(super) fn defer_accept(companion: &OwnedFd) -> u8 {
+    let seconds = sys::get_option(companion, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT).unwrap_or(0);
+    waits(seconds.max(0) as u32)
+}
+
+/// How many waits, each twice as long as the one before, it takes until so many seconds are over: `secs_to_retrans` of
+/// net/ipv4/tcp.c.
+fn waits(seconds: u32) -> u8 {
+    let (mut count, mut wait, mut over) = (0, FIRST_WAIT, 0);
+    while over < seconds && count < u8::MAX {
+        count += 1;
+        over += wait;
+        wait = (2 * wait).min(LONGEST_WAIT);
+    }
+    count
+}
+
 /// Writes what the socket is set to into the page.
 pub(super) fn read(companion: &OwnedFd, ipv6: bool, asked: &Asked) {
     let get = |level, name| sys::get_option(companion, level, name).unwrap_or(0);
@@ -49,4 +71,29 @@ pub(super) fn read(companion: &OwnedFd, ipv6: bool, asked: &Asked) {
         _ => congestion::CUBIC,
     };
     asked.congestion.store(word, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the kernel shows them after setsockopt(2): 1, 3, 7 s and so on.
+    #[test]
+    fn seconds_are_waits_that_double() {
+        let shown = [
+            (0, 0),
+            (1, 1),
+            (2, 2),
+            (3, 2),
+            (5, 3),
+            (7, 3),
+            (8, 4),
+            (127, 7),
+            (128, 8),
+            (i32::MAX as u32, 255),
+        ];
+        for (seconds, expected) in shown {
+            assert_eq!(waits(seconds), expected, "{seconds} s");
+        }
+    }
 }

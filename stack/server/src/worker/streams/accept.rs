@@ -1,9 +1,10 @@
 //! What waits to be accepted: connections of ours, and those that the kernel's listener has taken.
 //!
 //! Both are messages in the queue of the listener's application end, with descriptors beside them. What the queue does not
-//! take waits here, as many as the backlog allows; beyond, handshakes are not completed.
+//! take waits here. As many may wait altogether as with the kernel: one more than the backlog; beyond, SYNs are not answered,
+//! and the kernel's listener keeps what it has.
 
-use super::table::Handout;
+use super::table::{Handout, Listener};
 use super::{Worker, token};
 use crate::sys;
 use freena_shm_abi::Endpoint;
@@ -12,6 +13,7 @@ use freena_tcp::ListenerKey;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::sync::LazyLock;
 use std::time::Duration;
 use zerocopy::IntoBytes;
 
@@ -19,6 +21,27 @@ use zerocopy::IntoBytes;
 pub(super) const RETRY: Duration = Duration::from_millis(5);
 /// Connections taken from the kernel's listener at a time.
 const BUDGET: usize = 64;
+
+/// Memory that one message takes in a queue.
+static MESSAGE: LazyLock<Option<usize>> = LazyLock::new(|| {
+    let (from, _to) = sys::seqpacket_pair().ok()?;
+    sys::send(from.as_fd(), &[0; size_of::<Accepted>()]).ok()?;
+    sys::unreceived(from.as_fd()).ok().filter(|bytes| *bytes > 0)
+});
+
+impl Listener {
+    /// Whether one connection more may wait for accept(2) (`sk_acceptq_is_full` of Linux). The kernel is asked how many were
+    /// accepted only where it matters.
+    pub(super) fn has_room(&mut self) -> bool {
+        let others = self.pending.len();
+        if others + self.queued > self.backlog
+            && let (Some(message), Ok(bytes)) = (*MESSAGE, sys::unreceived(self.stream.peer_end.as_fd()))
+        {
+            self.queued = bytes / message;
+        }
+        others + self.queued <= self.backlog
+    }
+}
 
 impl Worker {
     /// Puts what waits into the listeners' queues.
@@ -31,30 +54,40 @@ impl Worker {
                 match send(&listener.stream, handout) {
                     Ok(()) => {
                         listener.pending.pop_front();
+                        listener.queued += 1;
                     }
                     // Nobody can accept any more: the listener's end is reported soon.
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => listener.pending.clear(),
                     Err(_) => return true,
                 }
             }
-            false
+            listener.kernel_waits
         });
+        let waiting = |key: &ListenerKey| table.listener(*key).is_some_and(|listener| listener.kernel_waits);
+        let waiting: Vec<ListenerKey> = crowded.iter().copied().filter(waiting).collect();
         table.crowded = crowded;
+        waiting.into_iter().for_each(|key| self.accept_from_kernel(key));
     }
 
     /// Takes what the kernel's listener has.
     pub(super) fn accept_from_kernel(&mut self, key: ListenerKey) {
         let table = &mut self.streams.table;
         let Some(listener) = table.listener(key) else { return };
-        let Some(companion) = listener.stream.companion.get() else { return };
-        for _ in 0..BUDGET {
+        let Some(companion) = listener.stream.companion.get().cloned() else { return };
+        listener.kernel_waits = false;
+        for taken in 0.. {
+            // No edge will tell of those that stay.
+            listener.kernel_waits = taken == BUDGET || !listener.has_room();
+            if listener.kernel_waits {
+                break;
+            }
             match sys::accept(companion.as_fd()) {
                 Ok((fd, local, peer)) => listener.pending.push_back(Handout::Kernel(fd, local, peer)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => break,
             }
         }
-        if !listener.pending.is_empty() && !table.crowded.contains(&key) {
+        if (listener.kernel_waits || !listener.pending.is_empty()) && !table.crowded.contains(&key) {
             table.crowded.push(key);
         }
     }

@@ -56,13 +56,18 @@ impl Driver for Host<'_> {
         }
     }
 
+    fn has_room(&mut self, key: ListenerKey) -> bool {
+        let full = self.registry.is_full(0);
+        !full && self.table.listener(key).is_some_and(super::table::Listener::has_room)
+    }
+
     fn accept(&mut self, key: ListenerKey, handle: Handle, flow: &Flow) -> Option<u64> {
         let scope = self.scope_of(flow.peer);
         let path = self.path(flow)?;
-        let listener = self.table.listener(key)?;
-        if listener.pending.len() >= listener.backlog || self.registry.is_full(0) {
+        if !self.has_room(key) {
             return None;
         }
+        let listener = self.table.listener(key)?;
         let parts = match self.registry.make(0, 0) {
             Ok(parts) => parts,
             Err(error) => {

@@ -246,6 +246,10 @@ impl Driver for Named<'_> {
         self.driver.path(flow)
     }
 
+    fn has_room(&mut self, listener: ListenerKey) -> bool {
+        self.driver.has_room(listener)
+    }
+
     fn accept(&mut self, listener: ListenerKey, connection: Handle, flow: &Flow) -> Option<u64> {
         self.driver.accept(listener, global(self.engine, connection), flow)
     }

@@ -52,8 +52,8 @@ const WAY_LIFETIME: Duration = Duration::from_secs(1);
 pub enum Order {
     /// A listener; answered when the worker knows it.
     Listen(ListenerKey, Arc<Stream>, Listening, usize, Sender<()>),
-    /// What a listener's options are now, and how many connections may wait for it.
-    Relisten(ListenerKey, Listening, usize),
+    /// What a listener's options are now, and how many connections may wait for it, if that has changed.
+    Relisten(ListenerKey, Listening, Option<usize>),
     /// A listener is closed.
     Unlisten(ListenerKey),
     /// A program wants to connect; how long a protocol may take to answer before the next one is tried too.
@@ -180,7 +180,7 @@ impl Worker {
             }
             Order::Relisten(key, listening, backlog) => {
                 if let Some(listener) = self.streams.table.listener(key) {
-                    listener.backlog = backlog;
+                    listener.backlog = backlog.unwrap_or(listener.backlog);
                     for protocol in &listener.stream.protocols {
                         self.streams.engines.listen(*protocol, key, listening);
                     }
@@ -199,7 +199,13 @@ impl Worker {
             self.streams.engines.listen(*protocol, key, listening);
         }
         let home = stream.home == self.setup.index;
-        let listener = Listener { stream: stream.clone(), backlog, pending: Default::default() };
+        let listener = Listener {
+            stream: stream.clone(),
+            backlog,
+            pending: Default::default(),
+            queued: 0,
+            kernel_waits: false,
+        };
         self.streams.table.insert_listener(key, listener);
         if !home {
             return;

@@ -41,6 +41,8 @@ pub fn of(asked: &Asked) -> Options {
             congestion::BBR => Congestion::Bbr,
             _ => Congestion::Cubic,
         },
+        // A listener's: the control thread has it from the kernel.
+        defer_accept: 0,
     }
 }
 

@@ -119,10 +119,14 @@ pub(super) enum Handout {
 /// A listener.
 pub(super) struct Listener {
     pub(super) stream: Arc<Stream>,
-    /// The most connections that may wait beside the listener's queue.
+    /// What listen(2) was told.
     pub(super) backlog: usize,
-    /// Those.
+    /// Connections that wait beside the listener's queue.
     pub(super) pending: VecDeque<Handout>,
+    /// The most that can be in the queue, not accepted yet.
+    pub(super) queued: usize,
+    /// Whether the kernel's listener has some for which there was no room.
+    pub(super) kernel_waits: bool,
 }
 
 /// All of a worker's.
