@@ -164,6 +164,37 @@ def closes():
     yield ready(other, 5), other.recv(100)
 
 
+def answers():
+    """A peer that answers and closes at once, while the asking thread has not yet come back from its send."""
+    def serve(listening, cores):
+        os.sched_setaffinity(0, cores)
+        for _ in range(300):
+            sock, _ = listening.accept()
+            sock.recv(100)
+            sock.send(b"answer")
+            sock.close()
+
+    with listener() as listening:
+        # It gives way to the peer, on its own core, at the moment in which that is woken.
+        own = {min(os.sched_getaffinity(0))}
+        thread = threading.Thread(target=serve, args=(listening, own))
+        thread.start()
+        asking = threading.Thread(target=lambda: seen.update(ask(listening, own) for _ in range(300)))
+        seen = set()
+        asking.start()
+        asking.join()
+        thread.join()
+    yield sorted(seen)
+
+
+def ask(listening, cores):
+    os.sched_setaffinity(0, cores)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with socket.create_connection(listening.getsockname()) as sock:
+        time.sleep(0.0005)
+        return said(sock.send, b"question"), said(sock.recv, 100), said(sock.recv, 100), said(sock.getsockopt, socket.SOL_SOCKET, socket.SO_ERROR)
+
+
 def listeners():
     listening = listener()
     name = listening.getsockname()
@@ -318,7 +349,7 @@ def given_away():
     yield got, os.wait()[1]
 
 
-SCENES = [names, bytes_of_all_sizes, halves, closes, listeners, urgent, waiting, events, room, given_away]
+SCENES = [names, bytes_of_all_sizes, halves, closes, answers, listeners, urgent, waiting, events, room, given_away]
 
 
 def play(chosen):

@@ -43,7 +43,8 @@ pub(super) fn published(fd: c_int, held: &Held, peer: &SocketPage) {
     if waits.token.load(Ordering::Relaxed) == wake::ARMED || waits.eager.load(Ordering::Relaxed) != 0 {
         wake_peer(fd, held, peer);
     }
-    if told(held).gone.load(Ordering::Relaxed) != 0 {
+    // Woken, it may have read everything, answered and gone before this line: that is no loss.
+    if told(held).gone.load(Ordering::Acquire) != 0 && used(held) > 0 {
         reset(fd, held);
     }
 }
