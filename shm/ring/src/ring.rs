@@ -109,7 +109,31 @@ impl<'m, 'c> Producer<'m, 'c> {
     ///
     /// # Errors
     /// [`Refused::Full`] and [`Refused::TooLong`]; nothing has changed then.
+    #[inline]
     pub fn reserve(&mut self, record: &Record) -> Result<Slot<'m>, Refused> {
+        self.reserve_at(record, false)
+    }
+
+    /// As [`Producer::reserve`], for the first record of a batch: goes back to the start of the ring where the consumer keeps
+    /// up, so that a stream goes through few pages of memory. The consumer may then come half a ring late before there is no
+    /// room; as soon as it has read on, a whole one.
+    ///
+    /// Looks at the shared head.
+    ///
+    /// # Errors
+    /// As [`Producer::reserve`].
+    pub fn reserve_first(&mut self, record: &Record) -> Result<Slot<'m>, Refused> {
+        let size = self.channel.size;
+        let offset = self.cursor.tail & (size - 1);
+        let restart = offset >= size / 2 && {
+            let unread = size - self.cursor.free(self.channel.head, size, size);
+            offset - size / 2 >= unread
+        };
+        self.reserve_at(record, restart)
+    }
+
+    /// Reserves room, with padding before it to the end of the ring if `restart`, or where the record has to start anew.
+    fn reserve_at(&mut self, record: &Record, restart: bool) -> Result<Slot<'m>, Refused> {
         let len = record.len as usize;
         let size = self.channel.size;
         let need = Record::footprint(len) as u64;
@@ -118,7 +142,7 @@ impl<'m, 'c> Producer<'m, 'c> {
             return Err(Refused::TooLong);
         }
         let to_end = size - (self.cursor.tail & (size - 1));
-        let pad = if to_end < need { to_end } else { 0 };
+        let pad = if restart || to_end < need { to_end } else { 0 };
         if self.cursor.free(self.channel.head, size, pad + need) < pad + need {
             return Err(Refused::Full);
         }

@@ -15,6 +15,7 @@ fn operation(longest: u32) -> impl Strategy<Value = Operation> {
     prop_oneof![
         3 => (0..=longest).prop_map(Operation::Reserve),
         1 => (0..=256_u32.min(longest)).prop_map(Operation::Reserve),
+        2 => (0..=256_u32.min(longest)).prop_map(Operation::ReserveFirst),
         3 => Just(Operation::Publish),
         4 => Just(Operation::Next),
         2 => Just(Operation::Release),
@@ -63,6 +64,43 @@ fn wraps_around_many_times() {
     let operations: Vec<_> = lens.into_iter().cycle().take(rounds * lens.len()).flat_map(round).collect();
     for size in [128, 256, 512, 1024] {
         run(size, &operations);
+    }
+}
+
+#[test]
+fn a_consumer_that_keeps_up_sees_half_of_the_ring_at_most() {
+    const SIZE: u64 = 4096;
+    let heap = Heap::new(SIZE as usize);
+    let (mut tail, mut head) = (ProducerCursor::default(), ConsumerCursor::default());
+    let mut consumer = Consumer::new(heap.channel(), &mut head);
+    let record = Record { len: 100, ..Record::default() };
+    let mut batch = |count| {
+        for number in 0..count {
+            let mut producer = Producer::new(heap.channel(), &mut tail);
+            let slot = if number == 0 { producer.reserve_first(&record) } else { producer.reserve(&record) };
+            slot.unwrap_or_else(|why| panic!("record {number} of {count}: {why:?}"));
+            producer.publish();
+        }
+    };
+    let mut highest = 0;
+    for _ in 0..100 {
+        batch(3);
+        for _ in 0..3 {
+            let message = consumer.next().expect("honest").expect("three records");
+            highest = highest.max((message.end - 1) % SIZE);
+        }
+        consumer.release();
+    }
+    assert!(highest < SIZE / 2 + 3 * 192, "{highest}");
+    // It stops wherever it is: half a ring can be written all the same.
+    for read_on in 0..20 {
+        batch(1);
+        consumer.next().expect("honest").expect("a record");
+        consumer.release();
+        batch(SIZE / 2 / 192);
+        let left = std::iter::from_fn(|| consumer.next().expect("honest")).count();
+        assert_eq!(left as u64, SIZE / 2 / 192, "{read_on}");
+        consumer.release();
     }
 }
 

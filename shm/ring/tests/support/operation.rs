@@ -14,6 +14,8 @@ use std::sync::atomic::Ordering;
 pub enum Operation {
     /// Producer: reserve a record with this many payload bytes and fill it.
     Reserve(u32),
+    /// Producer: the same, as the first of a batch.
+    ReserveFirst(u32),
     /// Producer: publish everything reserved.
     Publish,
     /// Consumer: take a record.
@@ -39,9 +41,12 @@ pub fn parse(bytes: &[u8]) -> (usize, Vec<Operation>) {
                 let Some((len, tail)) = rest.split_first_chunk::<2>() else { break };
                 rest = tail;
                 // The high bits of the code reach the lengths that two bytes do not.
-                Operation::Reserve(
-                    (u32::from(u16::from_le_bytes(*len)) + u32::from(code >> 3) * 7).min(LONGEST),
-                )
+                let len = (u32::from(u16::from_le_bytes(*len)) + u32::from(code >> 3) * 7).min(LONGEST);
+                if code % 8 == 2 && code & 0x80 != 0 {
+                    Operation::ReserveFirst(len)
+                } else {
+                    Operation::Reserve(len)
+                }
             }
             3 => Operation::Publish,
             4 | 5 => Operation::Next,
@@ -112,10 +117,13 @@ pub fn run(size: usize, operations: &[Operation]) {
 
     for &operation in operations {
         match operation {
-            Operation::Reserve(len) => {
+            Operation::Reserve(len) | Operation::ReserveFirst(len) => {
                 let need = 64 + u64::from(len).div_ceil(64) * 64;
                 let left = size - end % size;
-                let pad = if left < need { left } else { 0 };
+                let is_first = matches!(operation, Operation::ReserveFirst(_));
+                // Half of the ring is free before what the consumer has still to read.
+                let restart = is_first && end % size >= size / 2 + (end - released);
+                let pad = if restart || left < need { left } else { 0 };
                 let expected = if len as usize > MAX_PAYLOAD || need * 2 > size {
                     Err(Refused::TooLong)
                 } else if end - released + pad + need > size {
@@ -124,7 +132,10 @@ pub fn run(size: usize, operations: &[Operation]) {
                     Ok(len as usize)
                 };
                 let entry = Entry { number, len, end: end + pad + need };
-                let mut slot = producer.reserve(&entry.record());
+                let mut slot = match is_first {
+                    true => producer.reserve_first(&entry.record()),
+                    false => producer.reserve(&entry.record()),
+                };
                 assert_eq!(slot.as_ref().map(|slot| slot.len()).map_err(|why| *why), expected);
                 if let Ok(slot) = &mut slot {
                     // In two parts, for the offset.

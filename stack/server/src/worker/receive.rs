@@ -196,9 +196,14 @@ impl Delivery<'_> {
         let mut producer = Producer::new(local.socket.memory.rx(self.ring), &mut local.rx);
         let stats = &local.socket.stats;
         let (mut delivered, mut dropped) = (0, 0);
+        let mut is_first = !local.dirty;
         let mut put = |payload: &[u8]| {
             record.len = payload.len() as u32;
-            match producer.reserve(&record) {
+            let slot = match std::mem::take(&mut is_first) {
+                true => producer.reserve_first(&record),
+                false => producer.reserve(&record),
+            };
+            match slot {
                 Ok(mut slot) => {
                     slot.write(0, payload);
                     delivered += 1;
