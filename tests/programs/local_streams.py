@@ -349,7 +349,49 @@ def given_away():
     yield got, os.wait()[1]
 
 
-SCENES = [names, bytes_of_all_sizes, halves, closes, answers, listeners, urgent, waiting, events, room, given_away]
+def locked_in():
+    """The program that sends has locked itself in, or is the child of one that has: it can ask nobody for anything."""
+    for generations in (1, 2):
+        with listener() as listening, tempfile.TemporaryDirectory() as folder:
+            sock = socket.create_connection(listening.getsockname())
+            child = os.fork()
+            if child == 0:
+                listening.close()
+                os.chroot(folder)
+                while generations > 1 and os.fork() == 0:
+                    generations -= 1
+                if generations == 1:
+                    pour(sock, 100_000_000)
+                else:
+                    os.wait()
+                os._exit(0)
+            sock.close()
+            sock, _ = listening.accept()
+            got, words = 0, set()
+            while data := said(sock.recv, 4_000_000):
+                got += 0 if isinstance(data, str) else len(data)
+                if isinstance(data, str):
+                    words.add(data)
+                    break
+            os.waitpid(child, 0)
+            yield generations, got, sorted(words)
+
+
+def pour(sock, length):
+    """As many bytes, without blocking, as a program sends that waits for many things at once."""
+    sock.setblocking(False)
+    poll, piece = select.poll(), bytes(30_000)
+    poll.register(sock, select.POLLOUT)
+    while length > 0:
+        if poll.poll(5000) == []:
+            os._exit(1)
+        try:
+            length -= sock.send(piece[:length])
+        except BlockingIOError:
+            pass
+
+
+SCENES = [names, bytes_of_all_sizes, halves, closes, answers, listeners, urgent, waiting, events, room, given_away, locked_in]
 
 
 def play(chosen):

@@ -4,7 +4,7 @@
 //! answer within [`TIMEOUT_SECONDS`] is taken for gone: a program never hangs on it.
 
 use crate::exclusive::{self, Exclusive};
-use crate::{log, own, route, settings, sys};
+use crate::{log, own, process, route, settings, sys};
 use core::ffi::c_int;
 use core::mem::{size_of, zeroed};
 use core::ptr;
@@ -125,6 +125,14 @@ pub fn call(request: &Request, fds: &[c_int]) -> Result<Reply, Failure> {
     match open()?.call(request, fds) {
         Err(Failure::Gone) => open()?.call(request, fds),
         other => other,
+    }
+}
+
+/// Connects while the server can be found, where the program's settings need it and there is no connection yet.
+pub fn prepare() {
+    if settings::get().is_active() && !process::is_vfork_child() {
+        // Told by `open`; what needs the server later fails as it would without this.
+        let _ = open();
     }
 }
 

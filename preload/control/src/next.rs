@@ -145,6 +145,7 @@ next! {
     _exit(status: c_int) -> c_int { raw!(SYS_exit_group, status) }
     close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int { raw!(SYS_close_range, first, last, flags) }
     fdopen(fd: c_int, mode: *const c_char) -> *mut libc::FILE { { let _ = (fd, mode); missing() + 1 } }
+    chroot(path: *const c_char) -> c_int { raw!(SYS_chroot, path) }
     prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int { raw!(SYS_prctl, option, a, b, c, d) }
     vdprintf(fd: c_int, format: *const c_char, arguments: *mut c_void) -> c_int
         { { let _ = (fd, format, arguments); missing() } }

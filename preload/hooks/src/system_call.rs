@@ -1,9 +1,9 @@
-//! syscall(2): the calls that a program makes by number; and those by which it forbids itself others.
+//! syscall(2): the calls that a program makes by number; and those by which it forbids itself others, or locks itself in.
 
 use crate::{data, descriptors, wait};
-use core::ffi::{c_int, c_long, c_uint};
+use core::ffi::{c_char, c_int, c_long, c_uint};
 use core::ptr::with_exposed_provenance_mut as pointer;
-use freena_preload_control::{confined, next};
+use freena_preload_control::{client, confined, next};
 
 /// syscall(2): those that would touch a framework socket go to the hook of the same name, all others to the kernel
 /// unchanged.
@@ -75,6 +75,17 @@ pub unsafe extern "C" fn prctl(option: c_int, a: usize, b: usize, c: usize, d: u
     // SAFETY: the program's arguments.
     let call = || c_long::from(unsafe { next::prctl(option, a, b, c, d) });
     confine(option == libc::PR_SET_SECCOMP, call) as c_int
+}
+
+/// chroot(2): the server's socket cannot be found from inside, so that the connection to it is made before.
+///
+/// # Safety
+/// That of the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn chroot(path: *const c_char) -> c_int {
+    client::prepare();
+    // SAFETY: the program's argument.
+    unsafe { next::chroot(path) }
 }
 
 fn confine(confines: bool, call: impl Fn() -> c_long) -> c_long {

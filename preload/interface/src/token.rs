@@ -209,6 +209,9 @@ pub fn settle(fd: c_int, held: &Held, _side: &RxSide<'_>, force: bool) -> bool {
         if taken && word.load(Ordering::Relaxed) == wake::SENT {
             wake::token_taken(word, is_wanted(held));
         }
+        if let Some(peer) = held.peer_page() {
+            stream::joined::took(fd, held, peer);
+        }
     }
     if !is_wanted(held) {
         return held.has_data();

@@ -81,7 +81,7 @@ fn reset(fd: c_int, held: &Held) {
 
 /// Bytes were read: if the other end waits for room, and there is enough of it, makes its descriptor writable again.
 #[inline]
-pub(super) fn took(fd: c_int, held: &Held, peer: &SocketPage) {
+pub(crate) fn took(fd: c_int, held: &Held, peer: &SocketPage) {
     if unread(held) <= u64::from(held.sizes().rx) / 2 && kick::needed(&told(held).rx_kick) {
         drain(fd, held, peer);
     }
@@ -116,12 +116,27 @@ pub(crate) fn filled(fd: c_int, held: &Held, peer: &SocketPage) {
     kick::suspend(word);
     let half = u64::from(held.sizes().tx) / 2;
     // Read meanwhile, without being asked: nobody would look again.
-    if used(held) <= half && !confined::is_confined() && word.swap(0, Ordering::Relaxed) == 1 {
-        match client::call(&Request::new(op::REFRESH), &[fd]) {
-            Ok(reply) => client::close_all(&reply.fds),
-            Err(_) => token::mark_dead(held),
-        }
+    if used(held) > half || word.swap(0, Ordering::Relaxed) != 1 || is_made_writable(fd) {
+        return;
     }
+    // The server cannot be asked: the other end, woken for nothing, finds that it is asked and takes the messages.
+    kick::suspend(word);
+    match held.peer_end() {
+        Some(end) => {
+            let _ = wake::take_request(&peer.rx_wake.0.token);
+            send_token(end);
+        }
+        None => token::mark_dead(held),
+    }
+}
+
+/// Has the server make a descriptor writable: not behind a filter of system calls, nor where its socket cannot be found (the
+/// child of a program in a chroot).
+fn is_made_writable(fd: c_int) -> bool {
+    if confined::is_confined() {
+        return false;
+    }
+    client::call(&Request::new(op::REFRESH), &[fd]).map(|reply| client::close_all(&reply.fds)).is_ok()
 }
 
 /// This end sends no more: the other one reads the end behind what was sent.
