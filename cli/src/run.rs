@@ -3,7 +3,7 @@
 use crate::services::{Folder, plan};
 use crate::{ControlArgs, install, program, settings};
 use freena_config::Configuration;
-use freena_service_chain::{Plan, PlanRule};
+use freena_service_chain::Plan;
 use freena_shm_abi::control::{ENV_CONTROL, ENV_SERVICES, ENV_SETTINGS};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -107,26 +107,9 @@ pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
 
 /// Whether all flows that the plan has services for can have them: what is asked to be encrypted never goes in the clear.
 fn insertable(plan: &Plan, settings: &str) -> miette::Result<()> {
-    let datagrams = |rule: &PlanRule| PlanRule { transports: Some(vec!["UDP".to_owned()]), ..rule.clone() };
-    for service in &plan.services {
-        for (index, rule) in service.rules.iter().enumerate().filter(|(_, rule)| rule.used) {
-            let meets = rule.transports.as_ref().is_none_or(|list| list.iter().any(|it| it == "UDP"));
-            let before = &service.rules[..index];
-            if meets && !before.iter().any(|it| it.covers(&datagrams(rule))) {
-                return Err(miette::miette!(
-                    help = "restrict it to transport=\"TCP\", or put <rule use=\"false\" transport=\"UDP\"/> before it",
-                    "{}:{}: the rule inserts the service `{}` into datagram flows too, into which freena {} inserts none; the program is not started",
-                    plan.source,
-                    rule.line,
-                    service.name,
-                    env!("CARGO_PKG_VERSION"),
-                ));
-            }
-        }
-    }
     if !plan.services.is_empty() && settings.contains("kernel:") {
         return Err(miette::miette!(
-            "{}: services are inserted into TCP only, and the file has sockets use another protocol of the kernel; the program is not started",
+            "{}: services are inserted into TCP and UDP only, and the file has sockets use another protocol of the kernel; the program is not started",
             plan.source,
         ));
     }
@@ -141,31 +124,17 @@ mod tests {
 
     #[test]
     fn what_would_go_in_the_clear_is_refused() {
-        let rule = |used, transport: Option<&str>| PlanRule {
-            used,
-            line: 7,
-            transports: transport.map(|it| vec![it.to_owned()]),
-            ..PlanRule::default()
-        };
-        let plan = |rules: Vec<PlanRule>| Plan {
+        let plan = Plan {
             source: "x.xml".into(),
             services: vec![PlanService {
                 name: "crypto".into(),
                 library: PathBuf::new(),
                 parameters: Vec::new(),
-                rules,
+                rules: Vec::new(),
             }],
         };
-        assert!(insertable(&plan(vec![rule(true, Some("TCP"))]), "v=1 stream=kernel").is_ok());
-        assert!(insertable(&plan(vec![rule(false, Some("UDP")), rule(true, None)]), "v=1").is_ok());
-        for rules in [vec![rule(true, None)], vec![rule(true, Some("UDP"))]] {
-            let error = insertable(&plan(rules), "v=1").unwrap_err().to_string();
-            assert!(
-                error.starts_with("x.xml:7: the rule inserts the service `crypto` into datagram flows"),
-                "{error}"
-            );
-        }
-        let error = insertable(&plan(vec![rule(true, Some("TCP"))]), "v=1 stream=kernel:262").unwrap_err();
-        assert!(error.to_string().contains("TCP only"), "{error}");
+        assert!(insertable(&plan, "v=1 stream=kernel").is_ok());
+        let error = insertable(&plan, "v=1 stream=kernel:262").unwrap_err();
+        assert!(error.to_string().contains("TCP and UDP only"), "{error}");
     }
 }

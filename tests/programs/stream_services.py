@@ -1,4 +1,4 @@
-"""Two ends of streams, by the calls that programs make: `serve PORT`, and `ask PORT` which judges."""
+"""Two ends of streams, by the calls that programs make: `serve PORT [HOST]`, and `ask PORT [HOST]` which judges."""
 
 import hashlib
 import os
@@ -8,6 +8,7 @@ import socket
 import sys
 
 role, port = sys.argv[1], int(sys.argv[2])
+host = sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1"
 MARK = b"nobody on the wire may read this. "
 
 
@@ -42,7 +43,7 @@ def echo(connection):
 
 
 def serve():
-    listener = socket.create_server(("127.0.0.1", port))
+    listener = socket.create_server((host, port))
     print("ready", flush=True)
     while True:
         connection, _ = listener.accept()
@@ -70,7 +71,7 @@ def serve():
 
 
 def connect():
-    return socket.create_connection(("127.0.0.1", port))
+    return socket.create_connection((host, port))
 
 
 def hashes():

@@ -19,8 +19,8 @@ pub unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> 
     // SAFETY: plain numbers.
     let fd = unsafe { next::socket(domain, kind, protocol) };
     if fd >= 0 {
-        opened::created(fd);
         takeover::created(fd, domain, kind, protocol);
+        opened::made(fd, domain, kind);
     }
     fd
 }
@@ -85,10 +85,10 @@ hook! {
         = calls::setsockopt(fd, level, name, value, len), else options::setsockopt(fd, level, name, value, len);
     /// send(2).
     fn send(fd: c_int, bytes: *const c_void, len: size_t, flags: c_int) -> ssize_t
-        = calls::send(fd, bytes, len, flags), else send::sendto(fd, bytes, len, flags, null(), 0);
+        = calls::send(fd, bytes, len, flags, null(), 0), else send::sendto(fd, bytes, len, flags, null(), 0);
     /// sendto(2).
     fn sendto(fd: c_int, bytes: *const c_void, len: size_t, flags: c_int, to: *const sockaddr, to_len: socklen_t)
-        -> ssize_t = calls::send(fd, bytes, len, flags), else send::sendto(fd, bytes, len, flags, to, to_len);
+        -> ssize_t = calls::send(fd, bytes, len, flags, to, to_len), else send::sendto(fd, bytes, len, flags, to, to_len);
     /// sendmsg(2).
     fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t = calls::sendmsg(fd, message, flags), else send::sendmsg(fd, message, flags);
     /// sendmmsg(2).
@@ -109,10 +109,10 @@ hook! {
         = calls::splice(from, to, flags), else send::splice(from, from_offset, to, to_offset, len, flags);
     /// recv(2).
     fn recv(fd: c_int, bytes: *mut c_void, len: size_t, flags: c_int) -> ssize_t
-        = calls::recv(fd, bytes, len, flags, null_mut()), else receive::recvfrom(fd, bytes, len, flags, null_mut(), null_mut());
+        = calls::recv(fd, bytes, len, flags, null_mut(), null_mut()), else receive::recvfrom(fd, bytes, len, flags, null_mut(), null_mut());
     /// recvfrom(2).
     fn recvfrom(fd: c_int, bytes: *mut c_void, len: size_t, flags: c_int, from: *mut sockaddr, from_len: *mut socklen_t)
-        -> ssize_t = calls::recv(fd, bytes, len, flags, from_len), else receive::recvfrom(fd, bytes, len, flags, from, from_len);
+        -> ssize_t = calls::recv(fd, bytes, len, flags, from, from_len), else receive::recvfrom(fd, bytes, len, flags, from, from_len);
     /// recvmmsg(2).
     fn recvmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int, timeout: *mut timespec) -> c_int
         = calls::recvmmsg(fd, messages, count, flags, timeout), else receive::recvmmsg(fd, messages, count, flags, timeout);

@@ -4,8 +4,10 @@ use crate::result::hook;
 use core::ffi::c_int;
 use core::ptr::{from_mut, from_ref, null};
 use freena_preload_control::next;
+use freena_preload_interface::outcome::{Outcome, Stop};
 use freena_preload_interface::select::Places;
 use freena_preload_interface::{epoll, poll, select};
+use freena_preload_services::calls;
 use libc::{epoll_event, fd_set, nfds_t, pollfd, sigset_t, size_t, timespec, timeval};
 
 /// Milliseconds as the interface layer has them; negative is for ever.
@@ -29,28 +31,57 @@ fn pointer(limit: &Option<timespec>) -> *const timespec {
     limit.as_ref().map_or(null(), from_ref)
 }
 
+/// What the interface layer says, or else the kernel.
+fn either(outcome: Outcome, kernel: impl FnOnce() -> c_int) -> c_int {
+    match crate::result::verdict(outcome) {
+        crate::result::Verdict::Return(value) => value as c_int,
+        crate::result::Verdict::Next => kernel(),
+    }
+}
+
 hook! {
     /// poll(2).
     fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int
-        = poll::poll(fds, count, milliseconds(timeout), |left| {
-            // Rounded up, as the kernel never wakes early.
-            let left = left.map_or(-1, |left| left.div_ceil(1_000_000) as c_int);
+        = {
+            let sleep = |left: Option<u64>| {
+                // Rounded up, as the kernel never wakes early.
+                let left = left.map_or(-1, |left| left.div_ceil(1_000_000) as c_int);
+                // SAFETY: the program's.
+                unsafe { next::poll(fds, count, left) }
+            };
             // SAFETY: the program's.
-            unsafe { next::poll(fds, count, left) }
-        });
+            let ask = |left| either(unsafe { poll::poll(fds, count, left, sleep) }, || sleep(left));
+            match calls::poll(fds, count, milliseconds(timeout), ask) {
+                Err(Stop::Bypass(_)) => poll::poll(fds, count, milliseconds(timeout), sleep),
+                other => other,
+            }
+        };
     /// ppoll(2).
     fn ppoll(fds: *mut pollfd, count: nfds_t, timeout: *const timespec, mask: *const sigset_t) -> c_int
-        = poll::poll(fds, count, nanoseconds(timeout), |left| {
+        = {
             // SAFETY: the program's.
-            unsafe { next::ppoll(fds, count, pointer(&left_over(left)), mask) }
-        });
+            let sleep = |left| unsafe { next::ppoll(fds, count, pointer(&left_over(left)), mask) };
+            // SAFETY: the program's.
+            let ask = |left| either(unsafe { poll::poll(fds, count, left, sleep) }, || sleep(left));
+            match calls::poll(fds, count, nanoseconds(timeout), ask) {
+                Err(Stop::Bypass(_)) => poll::poll(fds, count, nanoseconds(timeout), sleep),
+                other => other,
+            }
+        };
     /// pselect(2).
     fn pselect(count: c_int, read: *mut fd_set, write: *mut fd_set, except: *mut fd_set, timeout: *const timespec,
         mask: *const sigset_t) -> c_int
-        = select::select(count, Places([read, write, except]), nanoseconds(timeout), |left| {
+        = {
+            let sets = [read, write, except];
             // SAFETY: the program's.
-            unsafe { next::pselect(count, read, write, except, pointer(&left_over(left)), mask) }
-        });
+            let sleep = |left| unsafe { next::pselect(count, read, write, except, pointer(&left_over(left)), mask) };
+            // SAFETY: the program's.
+            let ask = |left| either(unsafe { select::select(count, Places(sets), left, sleep) }, || sleep(left));
+            match calls::select(count, sets, nanoseconds(timeout), ask) {
+                Err(Stop::Bypass(_)) => select::select(count, Places(sets), nanoseconds(timeout), sleep),
+                other => other,
+            }
+        };
     /// epoll_wait(2).
     fn epoll_wait(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: c_int) -> c_int
         = epoll::wait(events, timeout == 0, |now| {
@@ -113,7 +144,8 @@ pub unsafe extern "C-unwind" fn select(
     let limit = unsafe { timeout.as_ref() }
         .map(|limit| limit.tv_sec.max(0) as u64 * 1_000_000_000 + limit.tv_usec.max(0) as u64 * 1000);
     let start = freena_preload_control::sys::monotonic();
-    let places = Places([read, write, except]);
+    let sets = [read, write, except];
+    let places = Places(sets);
     let sleep = |left: Option<u64>| {
         let mut left = left.map(|left| timeval {
             tv_sec: (left / 1_000_000_000) as _,
@@ -125,7 +157,12 @@ pub unsafe extern "C-unwind" fn select(
     };
     // SAFETY: the program's pointers, given for exactly this; no destructor is pending where it may block.
     unsafe {
-        match crate::result::verdict(select::select(count, places, limit, sleep)) {
+        let ask = |left| either(select::select(count, places, left, sleep), || sleep(left));
+        let outcome = match calls::select(count, sets, limit, ask) {
+            Err(Stop::Bypass(_)) => select::select(count, places, limit, sleep),
+            other => other,
+        };
+        match crate::result::verdict(outcome) {
             crate::result::Verdict::Next => next::select(count, read, write, except, timeout),
             crate::result::Verdict::Return(value) => {
                 if let Some(limit) = limit {

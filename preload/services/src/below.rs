@@ -4,8 +4,9 @@ use core::ffi::{c_int, c_void};
 use freena_preload_control::next;
 use freena_preload_control::sys::{self, Errno};
 use freena_preload_interface::outcome::{Outcome, Stop};
-use freena_preload_interface::{names, options, poll, receive, send};
-use libc::{sockaddr_storage, socklen_t};
+use freena_preload_interface::{names, options, poll, receive, send, takeover};
+use freena_service_chain::Wishes;
+use libc::{iovec, msghdr, sockaddr, sockaddr_storage, socklen_t};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ptr;
 
@@ -211,4 +212,189 @@ pub fn own_address(fd: c_int) -> Option<SocketAddr> {
     let outcome = unsafe { names::getsockname(fd, to, room) };
     either(outcome, || sys::getsockname(fd, &mut storage).map(|len| len as isize)).ok()?;
     address(&storage)
+}
+
+/// An address of a peer, as the kernel has it.
+#[derive(Clone, Copy)]
+pub struct Address {
+    pub(crate) storage: sockaddr_storage,
+    pub(crate) length: socklen_t,
+}
+
+impl Address {
+    /// Room for one.
+    pub(crate) fn none() -> Self {
+        // SAFETY: plain data, valid when zero.
+        Self { storage: unsafe { std::mem::zeroed() }, length: 0 }
+    }
+
+    /// One that the program has given; `None` without one, or if it is longer than any.
+    ///
+    /// # Safety
+    /// There are `length` bytes, if the pointer is not null.
+    pub(crate) unsafe fn given(address: *const sockaddr, length: socklen_t) -> Option<Self> {
+        if address.is_null() || length as usize > size_of::<sockaddr_storage>() {
+            return None;
+        }
+        let mut it = Self { length, ..Self::none() };
+        // SAFETY: the caller's; the storage is as long as any.
+        unsafe {
+            let to = (&raw mut it.storage).cast::<u8>();
+            to.copy_from_nonoverlapping(address.cast(), length as usize);
+        }
+        Some(it)
+    }
+
+    /// Has a receiving call write the sender's address here.
+    pub(crate) fn receive_into(&mut self, header: &mut msghdr) {
+        header.msg_name = (&raw mut self.storage).cast();
+        header.msg_namelen = size_of::<sockaddr_storage>() as socklen_t;
+    }
+
+    /// Writes it where the program wants it, as far as there is room, and tells its length.
+    ///
+    /// # Safety
+    /// Null, or the program's.
+    pub(crate) unsafe fn write(&self, to: *mut c_void, room: socklen_t) -> socklen_t {
+        if to.is_null() {
+            return 0;
+        }
+        // SAFETY: the caller's; the storage is as long as any address.
+        unsafe {
+            let from = (&raw const self.storage).cast::<u8>();
+            to.cast::<u8>().copy_from_nonoverlapping(from, self.length.min(room) as usize);
+        }
+        self.length
+    }
+
+    /// As one of IP.
+    pub(crate) fn ip(&self) -> Option<SocketAddr> {
+        address(&self.storage)
+    }
+}
+
+/// A header with one buffer, without address and ancillary data.
+pub(crate) fn header(buffer: &mut iovec) -> msghdr {
+    // SAFETY: plain data, valid when zero.
+    let mut header: msghdr = unsafe { std::mem::zeroed() };
+    (header.msg_iov, header.msg_iovlen) = (buffer, 1);
+    header
+}
+
+/// recvmsg(2), with a flag by which it does not wait.
+///
+/// # Errors
+/// As recvmsg(2).
+///
+/// # Safety
+/// What the header leads to can be written to.
+pub(crate) unsafe fn recvmsg(fd: c_int, message: &mut msghdr, flags: c_int) -> sys::Result<usize> {
+    // SAFETY: the caller's.
+    unsafe {
+        either(receive::recvmsg(fd, message, flags), || {
+            sys::recvmsg(fd, message, flags).map(|count| count as isize)
+        })
+    }
+}
+
+/// recvmsg(2), which may wait: signals, `SO_RCVTIMEO` and cancellation are the socket's own.
+///
+/// # Errors
+/// As recvmsg(2).
+///
+/// # Safety
+/// What the header leads to can be written to; no destructor is pending.
+pub(crate) unsafe fn recvmsg_waiting(fd: c_int, message: &mut msghdr, flags: c_int) -> sys::Result<usize> {
+    // SAFETY: the caller's.
+    unsafe {
+        match receive::recvmsg(fd, message, flags) {
+            Err(Stop::Bypass(_)) => {
+                let got = next::recvmsg(fd, message, flags);
+                if got < 0 { Err(Errno(sys::errno())) } else { Ok(got as usize) }
+            }
+            other => either(other, || Ok(0)),
+        }
+    }
+}
+
+/// sendmsg(2), with a flag by which it does not wait.
+///
+/// # Errors
+/// As sendmsg(2).
+///
+/// # Safety
+/// What the header leads to can be read.
+pub(crate) unsafe fn sendmsg(fd: c_int, message: &msghdr, flags: c_int) -> sys::Result<usize> {
+    // SAFETY: the caller's.
+    unsafe {
+        either(send::sendmsg(fd, message, flags), || {
+            sys::sendmsg(fd, message, flags).map(|count| count as isize)
+        })
+    }
+}
+
+/// The peer of a socket that is connected.
+pub(crate) fn peer(fd: c_int) -> Option<Address> {
+    let mut it = Address::none();
+    let mut length = size_of::<sockaddr_storage>() as socklen_t;
+    let (to, room) = ((&raw mut it.storage).cast(), &raw mut length);
+    // SAFETY: both pointers are to locals.
+    let outcome = unsafe { names::getpeername(fd, to, room) };
+    let got = either(outcome, || {
+        let got = sys::getpeername(fd, &mut it.storage)?;
+        length = got as socklen_t;
+        Ok(0)
+    });
+    it.length = length;
+    got.ok().and(it.ip()).map(|_| it)
+}
+
+/// An address of the family of `peer` that is no address, with port 0.
+fn any(peer: &Address) -> Address {
+    let mut any = Address { length: peer.length, ..Address::none() };
+    any.storage.ss_family = peer.storage.ss_family;
+    any
+}
+
+/// Has a socket get a port, as its first datagram would.
+///
+/// # Errors
+/// As bind(2).
+pub(crate) fn bind_to_any(fd: c_int, peer: &Address) -> sys::Result<()> {
+    let any = any(peer);
+    let (from, length) = ((&raw const any.storage).cast::<sockaddr>(), any.length);
+    // SAFETY: the pointer is to a local.
+    unsafe { either(takeover::bind(fd, from, length), || sys::bind_raw(fd, from, length)) }.map(drop)
+}
+
+/// The address that the kernel sends from to `peer`, as its routes are now.
+pub(crate) fn source_to(peer: &Address) -> Option<SocketAddr> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+    let fd = sys::socket(peer.storage.ss_family.into(), kind, libc::IPPROTO_UDP).ok()?;
+    let mut own = Address::none();
+    let asked = sys::connect(fd, &peer.storage, peer.length as usize)
+        .and_then(|()| sys::getsockname(fd, &mut own.storage));
+    let _ = sys::close(fd);
+    asked.ok()?;
+    own.ip()
+}
+
+/// Does what services wish for of the socket. What the kernel refuses is left as it is.
+pub(crate) fn apply(fd: c_int, wishes: &Wishes, ipv6: bool) {
+    let number = |level, name, value: u32| {
+        let _ = set_option(fd, level, name, value as c_int);
+    };
+    if let Some(dscp) = wishes.dscp {
+        // Both, as a socket of IPv6 may talk to a peer of IPv4. The priority is set by IP_TOS too (ip(7)): it comes behind.
+        number(libc::IPPROTO_IP, libc::IP_TOS, u32::from(dscp) << 2);
+        if ipv6 {
+            number(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, u32::from(dscp) << 2);
+        }
+    }
+    if let Some(priority) = wishes.priority {
+        number(libc::SOL_SOCKET, libc::SO_PRIORITY, priority.into());
+    }
+    if let Some(pacing) = wishes.pacing {
+        number(libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, pacing);
+    }
 }

@@ -1,13 +1,16 @@
 //! Calls of the program on a descriptor whose flow has services.
 
+mod datagrams;
 mod file;
 mod options;
 mod read;
+mod ready;
 mod write;
 
 pub use file::{sendfile, splice};
 pub use options::{getsockopt, ioctl, setsockopt};
 pub use read::{read, readv, recv, recvmmsg, recvmsg};
+pub use ready::{poll, select};
 pub use write::{send, sendmmsg, sendmsg, write, writev};
 
 use crate::{below, errno};

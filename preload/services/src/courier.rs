@@ -1,7 +1,7 @@
 //! The thread that goes on with what a program does not wait for: what a full socket has not taken, what was written before
 //! the two ends agreed, and streams that the program has closed with such things in them. It is started when there is one.
 
-use crate::slot::{Held, Slot};
+use crate::slot::{Content, Held, Slot};
 use crate::{below, table};
 use core::ffi::c_int;
 use freena_preload_control::{exclusive, process, sys};
@@ -103,13 +103,20 @@ fn run() {
 /// Goes on with one; whether there is more to do.
 fn go_on(job: &Job) -> bool {
     let _work = Work::begin();
-    let busy = job.held.lock_left().is_ok_and(|mut stream| {
+    let busy = job.held.lock_left().is_ok_and(|mut content| {
         if job.closed {
-            return stream.close(job.fd);
+            return match &mut *content {
+                Content::Stream(stream) => stream.close(job.fd),
+                Content::Datagrams(datagrams) => datagrams.close(job.fd),
+            };
         }
         // Behind the lock: a program that closes it takes it out of the table, and then waits for the lock. The number may be
         // another stream's already.
-        table::hold(job.fd).is_some_and(|held| ptr::eq(&*held, &*job.held)) && stream.go_on(job.fd)
+        table::hold(job.fd).is_some_and(|held| ptr::eq(&*held, &*job.held))
+            && match &mut *content {
+                Content::Stream(stream) => stream.go_on(job.fd),
+                Content::Datagrams(datagrams) => datagrams.go_on(job.fd),
+            }
     });
     if !busy && job.closed {
         let _ = sys::close(job.fd);
@@ -153,9 +160,17 @@ pub(crate) fn after_fork() {
 /// Waits until it can go on, shortly, but leaves the program the first try.
 fn wait(job: &Job) {
     sys::sleep((GRACE / 4) as i64);
-    let events = job.held.lock_own().map_or(0, |stream| stream.interest());
+    let mut pause = GRACE;
+    let events = job.held.lock_own::<Content>().map_or(0, |mut content| match &mut *content {
+        Content::Stream(stream) => stream.interest(),
+        Content::Datagrams(datagrams) if datagrams.is_full() => libc::POLLOUT,
+        Content::Datagrams(datagrams) => {
+            pause = datagrams.deadline().saturating_sub(sys::monotonic()).clamp(GRACE / 4, 4 * GRACE);
+            0
+        }
+    });
     if events == 0 {
-        sys::sleep(GRACE as i64);
+        sys::sleep(pause as i64);
     } else {
         let _ = below::wait(job.fd, events, Some(GRACE * 4));
     }

@@ -5,7 +5,7 @@
 //!
 //! - [`plan`]: which flows get which services, as `freena run` has resolved it; [`table`]: which descriptors have any;
 //! - [`opened`]: where flows begin and end: connect, accept, duplicates, close, exit;
-//! - [`calls`]: reading, writing and options of streams; [`stream`]: one stream;
+//! - [`calls`]: reading, writing and options; [`stream`]: one stream; `datagrams`: one socket for datagrams;
 //! - [`courier`]: the thread that goes on with what a program does not wait for; [`below`]: the socket underneath.
 //!
 //! # Rules
@@ -19,6 +19,7 @@
 pub mod below;
 pub mod calls;
 pub mod courier;
+mod datagrams;
 pub mod opened;
 mod owner;
 pub mod plan;

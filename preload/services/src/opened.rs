@@ -1,7 +1,9 @@
 //! Where flows begin and end.
 
+use crate::below::Address;
+use crate::datagrams::Datagrams;
 use crate::plan::{self, Chosen};
-use crate::slot::Slot;
+use crate::slot::{Content, Held, Slot};
 use crate::stream::Stream;
 use crate::{below, courier, errno, table};
 use core::ffi::{c_int, c_uint};
@@ -14,9 +16,41 @@ use libc::{sockaddr, sockaddr_storage, socklen_t};
 /// opens the window only by a whole segment, which on a loopback is 64 KiB.
 pub(crate) const LEAST_RECEIVE_BUFFER: c_int = 128 * 1024;
 
+fn is_of(fd: c_int, kind: c_int, protocol: c_int) -> bool {
+    below::option(fd, libc::SOL_SOCKET, libc::SO_TYPE, 0) == Ok(kind)
+        && below::option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL, 0) == Ok(protocol)
+}
+
 fn is_stream(fd: c_int) -> bool {
-    below::option(fd, libc::SOL_SOCKET, libc::SO_TYPE, 0) == Ok(libc::SOCK_STREAM)
-        && below::option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL, 0) == Ok(libc::IPPROTO_TCP)
+    is_of(fd, libc::SOCK_STREAM, libc::IPPROTO_TCP)
+}
+
+fn is_datagram(fd: c_int) -> bool {
+    is_of(fd, libc::SOCK_DGRAM, libc::IPPROTO_UDP)
+}
+
+/// After socket(2) has made `fd`: what it sends from the first datagram on passes the services.
+pub fn made(fd: c_int, domain: c_int, kind: c_int) {
+    created(fd);
+    let of_ip = matches!(domain, libc::AF_INET | libc::AF_INET6);
+    if table::is_active()
+        && of_ip
+        && kind & 0xf == libc::SOCK_DGRAM
+        && plan::has_datagrams()
+        && is_datagram(fd)
+    {
+        // A number beyond the table, or no memory: closed, as nothing may go in the clear.
+        if insert_datagrams(fd).is_err() {
+            log::always(format_args!("descriptor {fd} cannot have services, and is shut down"));
+            below::shutdown(fd, libc::SHUT_RDWR);
+        }
+    }
+}
+
+fn insert_datagrams(fd: c_int) -> Result<(), c_int> {
+    let content = Content::Datagrams(Box::new(Datagrams::new(below::peer(fd))));
+    let held = Slot::make(content).ok_or(libc::ENOMEM)?;
+    if table::set(fd, held) { Ok(()) } else { Err(libc::EMFILE) }
 }
 
 /// After connect(2) has returned `result`: 0, or -1 with `errno` set. What it returns instead.
@@ -24,6 +58,14 @@ fn is_stream(fd: c_int) -> bool {
 /// # Safety
 /// The address is what the program has called it with.
 pub unsafe fn connected(fd: c_int, address: *const sockaddr, len: socklen_t, result: c_int) -> c_int {
+    if result == 0 && table::is_datagrams(fd) {
+        // SAFETY: the kernel has just read `len` bytes at `address`.
+        let peer = unsafe { Address::given(address, len) }.filter(|it| it.ip().is_some());
+        if let Some(mut it) = table::hold(fd).as_ref().and_then(|held| held.lock_any::<Datagrams>().ok()) {
+            it.connect(peer);
+        }
+        return result;
+    }
     let under_way = result == 0 || matches!(sys::errno(), libc::EINPROGRESS | libc::EINTR);
     if !table::is_active() || !under_way || len as usize > size_of::<sockaddr_storage>() || !is_stream(fd) {
         return result;
@@ -91,11 +133,11 @@ fn adopt(fd: c_int, role: Role) -> Result<bool, c_int> {
 }
 
 fn insert(fd: c_int, chosen: &Chosen) -> Result<(), c_int> {
-    let mut stream = Stream::new(chosen, sys::monotonic())?;
+    let mut stream = Stream::new(fd, chosen, sys::monotonic())?;
     widen(fd);
     // A peer that is refused at once is told by the first call on the descriptor: servers end when accept(2) fails.
     let _ = stream.go_on(fd);
-    let held = Slot::make(Box::new(stream)).ok_or(libc::ENOMEM)?;
+    let held = Slot::make(Content::Stream(Box::new(stream))).ok_or(libc::ENOMEM)?;
     if !table::set(fd, held) {
         return Err(libc::EMFILE);
     }
@@ -134,6 +176,7 @@ pub fn arrived(fd: c_int) {
 
 fn begin(fd: c_int) {
     let begun = match adopt(fd, Role::Server) {
+        Ok(false) if is_datagram(fd) && plan::has_datagrams() => insert_datagrams(fd).map(|()| true),
         Ok(false) => adopt(fd, Role::Client),
         begun => begun,
     };
@@ -171,6 +214,9 @@ fn end(fd: c_int) {
     if held.owner(crate::owner::Owner::has) != Some(true) {
         return;
     }
+    if held.is_datagrams() {
+        return end_datagrams(held, fd);
+    }
     let linger =
         below::option(fd, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 0, l_linger: 0 });
     let linger = linger.ok().filter(|linger| linger.l_onoff != 0).map(|linger| linger.l_linger.max(0) as u64);
@@ -191,6 +237,14 @@ fn end(fd: c_int) {
             }
             _ => return courier::finish(held, fd),
         }
+    }
+}
+
+fn end_datagrams(held: Held, fd: c_int) {
+    let Ok(mut it) = held.lock_any::<Datagrams>() else { return };
+    if it.close(fd) {
+        drop(it);
+        courier::finish(held, fd);
     }
 }
 
@@ -230,7 +284,7 @@ pub fn duplicated(old: c_int, new: c_int) {
 pub fn watched(epfd: c_int, fd: c_int) {
     if table::is_inserted(fd)
         && let Some(held) = table::hold(fd)
-        && let Ok(mut stream) = held.lock_own()
+        && let Ok(mut stream) = held.lock_own::<Stream>()
     {
         stream.watch(epfd);
     }
@@ -247,6 +301,9 @@ pub fn exit() {
 /// shutdown(2).
 pub fn shutdown(fd: c_int, how: c_int) -> Outcome {
     let held = table::hold(fd).ok_or(Stop::Bypass(Reason::Untracked))?;
+    if held.is_datagrams() {
+        return Err(Stop::Bypass(Reason::Untracked));
+    }
     if !(libc::SHUT_RD..=libc::SHUT_RDWR).contains(&how) {
         return Err(errno(libc::EINVAL));
     }

@@ -5,6 +5,7 @@
 //! free; the first one to use it, of those that have the state as it was then, keeps it.
 
 use crate::courier;
+use crate::slot::Content;
 use freena_preload_control::process;
 use std::ptr;
 use std::sync::Mutex;
@@ -35,7 +36,7 @@ extern "C" fn before_fork() {
     courier::before_fork();
     crate::table::each(|slot| {
         // Nobody is at work on it then.
-        let locked = slot.lock_own();
+        let locked = slot.lock_own::<Content>();
         slot.owner(Owner::share);
         drop(locked);
     });

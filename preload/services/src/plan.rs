@@ -1,7 +1,7 @@
 //! The plan that `freena run` hands over, and what it says of a flow.
 
 use freena_preload_control::{log, sys};
-use freena_service_chain::{Flow, Plan, Resolved, Role, StreamFlow};
+use freena_service_chain::{DatagramFlow, Flow, Plan, PlanRule, Resolved, Role, StreamFlow};
 use std::ffi::CStr;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::OnceLock;
@@ -66,10 +66,30 @@ fn warm(services: &[Resolved]) {
     for service in services {
         let flow =
             Flow { transport: 6, role: Role::Client, local: nowhere, peer: nowhere, allow_plain: false };
-        if let Err(error) = StreamFlow::new(std::slice::from_ref(service), flow, sys::monotonic()) {
+        let (services, now) = (std::slice::from_ref(service), sys::monotonic());
+        let begun = if service.library.takes_streams() {
+            StreamFlow::new(services, flow, now).map(drop)
+        } else {
+            DatagramFlow::new(services, flow, now).map(drop)
+        };
+        if let Err(error) = begun {
             log::decision(format_args!("service {}: {error}", service.library.name()));
         }
     }
+}
+
+/// Whether any flow of datagrams may get a service.
+pub(crate) fn has_datagrams() -> bool {
+    let meets = |rule: &PlanRule| {
+        rule.used && rule.transports.as_ref().is_none_or(|list| list.iter().any(|it| it == "UDP"))
+    };
+    LOADED.get().is_some_and(|it| it.plan.services.iter().any(|service| service.rules.iter().any(meets)))
+}
+
+/// Whether a rule asks for a flow's own address.
+pub(crate) fn asks_own_address() -> bool {
+    let asks = |rule: &PlanRule| rule.local.is_some();
+    LOADED.get().is_some_and(|it| it.plan.services.iter().any(|service| service.rules.iter().any(asks)))
 }
 
 /// What the plan says of a flow; `None` if no service is used. `transport` is an IP protocol number, 6 or 17.

@@ -1,6 +1,7 @@
 //! What a descriptor with services stands for. Slots are never freed, only used again, so that a look at one that has just been
 //! closed by another thread is harmless.
 
+use crate::datagrams::Datagrams;
 use crate::owner::Owner;
 use crate::stream::Stream;
 use freena_preload_control::process;
@@ -8,7 +9,7 @@ use freena_preload_control::sys::{self, Errno};
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Bit of the lock's word beside the owner's thread id: somebody waits.
 const WAITERS: u32 = 1 << 31;
@@ -22,12 +23,44 @@ pub struct Slot {
     lock: AtomicU32,
     /// The process that has used it last: a fork child may find a lock that nobody is there to give back.
     process: AtomicU32,
+    /// Whether it is a socket for datagrams.
+    datagrams: AtomicBool,
     body: UnsafeCell<Option<Body>>,
 }
 
 struct Body {
     owner: Owner,
-    stream: Box<Stream>,
+    content: Content,
+}
+
+/// What a slot is for.
+pub(crate) enum Content {
+    Stream(Box<Stream>),
+    Datagrams(Box<Datagrams>),
+}
+
+/// A kind of content.
+pub(crate) trait Kind: Sized {
+    /// The content as that kind; `None` if it is another.
+    fn of(content: &mut Content) -> Option<&mut Self>;
+}
+
+impl Kind for Content {
+    fn of(content: &mut Content) -> Option<&mut Self> {
+        Some(content)
+    }
+}
+
+impl Kind for Stream {
+    fn of(content: &mut Content) -> Option<&mut Self> {
+        if let Content::Stream(stream) = content { Some(stream) } else { None }
+    }
+}
+
+impl Kind for Datagrams {
+    fn of(content: &mut Content) -> Option<&mut Self> {
+        if let Content::Datagrams(datagrams) = content { Some(datagrams) } else { None }
+    }
 }
 
 // SAFETY: `body` is used by who has the lock, or, for a slot without holders, by the one who takes it from the list of free ones
@@ -40,15 +73,15 @@ static FREE: Mutex<Vec<&'static Slot>> = Mutex::new(Vec::new());
 /// Keeps a slot from being used for another flow.
 pub struct Held(&'static Slot);
 
-/// The stream of a slot, locked.
-pub struct Locked<'s> {
+/// The content of a slot, locked.
+pub(crate) struct Locked<'s, T: Kind = Stream> {
     slot: &'s Slot,
-    stream: &'s mut Stream,
+    content: &'s mut T,
 }
 
 impl Slot {
-    /// A slot for a new stream, with one descriptor. `None`: no memory.
-    pub(crate) fn make(stream: Box<Stream>) -> Option<Held> {
+    /// A slot for a new flow, with one descriptor. `None`: no memory.
+    pub(crate) fn make(content: Content) -> Option<Held> {
         let owner = Owner::new()?;
         let free = FREE.try_lock().ok().and_then(|mut free| free.pop());
         let slot = free.unwrap_or_else(|| {
@@ -57,11 +90,13 @@ impl Slot {
                 descriptors: AtomicU32::new(0),
                 lock: AtomicU32::new(0),
                 process: AtomicU32::new(0),
+                datagrams: AtomicBool::new(false),
                 body: UnsafeCell::new(None),
             }))
         });
+        slot.datagrams.store(matches!(content, Content::Datagrams(_)), Ordering::Relaxed);
         // SAFETY: it has no holders.
-        unsafe { *slot.body.get() = Some(Body { owner, stream }) };
+        unsafe { *slot.body.get() = Some(Body { owner, content }) };
         slot.process.store(process::id(), Ordering::Relaxed);
         slot.holders.store(1, Ordering::Release);
         Some(Held(slot))
@@ -93,6 +128,11 @@ impl Slot {
         self.descriptors.fetch_sub(1, Ordering::Relaxed) == 1
     }
 
+    /// Whether it is a socket for datagrams.
+    pub(crate) fn is_datagrams(&self) -> bool {
+        self.datagrams.load(Ordering::Relaxed)
+    }
+
     /// Has the owner's word looked at.
     pub(crate) fn owner<T>(&self, look: impl FnOnce(&Owner) -> T) -> Option<T> {
         // SAFETY: the body is not replaced while there are holders, and `owner` is atomic.
@@ -103,17 +143,26 @@ impl Slot {
     ///
     /// # Errors
     /// As [`Slot::lock`].
-    pub(crate) fn lock_own(&self) -> Result<Locked<'_>, Errno> {
+    pub(crate) fn lock_own<T: Kind>(&self) -> Result<Locked<'_, T>, Errno> {
         let locked = self.acquire()?;
         // Behind the lock: a fork gives flows free under it.
         if self.owner(Owner::has) == Some(true) { Ok(locked) } else { Err(Errno(libc::EIO)) }
     }
 
-    /// Locks it.
+    /// Locks a stream.
     ///
     /// # Errors
-    /// `EIO`: another process has the flow. `ENOBUFS`: a signal handler interrupted its own thread's call.
-    pub fn lock(&self) -> Result<Locked<'_>, Errno> {
+    /// `EIO`: another process has the flow. `ENOBUFS`: a signal handler interrupted its own thread's call. `EBADF`: the number is
+    /// another socket's by now.
+    pub(crate) fn lock(&self) -> Result<Locked<'_>, Errno> {
+        self.lock_any()
+    }
+
+    /// Locks a flow of the kind.
+    ///
+    /// # Errors
+    /// As [`Slot::lock`].
+    pub(crate) fn lock_any<T: Kind>(&self) -> Result<Locked<'_, T>, Errno> {
         let locked = self.acquire()?;
         // Behind the lock, as in `lock_own`.
         if self.owner(Owner::take) == Some(true) { Ok(locked) } else { Err(Errno(libc::EIO)) }
@@ -124,17 +173,17 @@ impl Slot {
     ///
     /// # Errors
     /// As [`Slot::lock`].
-    pub(crate) fn lock_left(&self) -> Result<Locked<'_>, Errno> {
-        let locked = self.acquire()?;
+    pub(crate) fn lock_left(&self) -> Result<Locked<'_, Content>, Errno> {
+        let locked = self.acquire::<Content>()?;
         let has = self.owner(Owner::has) == Some(true);
-        if has || locked.has_left() && self.owner(Owner::take) == Some(true) {
-            Ok(locked)
-        } else {
-            Err(Errno(libc::EIO))
-        }
+        let left = match &*locked {
+            Content::Stream(stream) => stream.has_left(),
+            Content::Datagrams(datagrams) => datagrams.has_left(),
+        };
+        if has || left && self.owner(Owner::take) == Some(true) { Ok(locked) } else { Err(Errno(libc::EIO)) }
     }
 
-    fn acquire(&self) -> Result<Locked<'_>, Errno> {
+    fn acquire<T: Kind>(&self) -> Result<Locked<'_, T>, Errno> {
         if self.process.load(Ordering::Relaxed) != process::id() {
             if self.lock.load(Ordering::Relaxed) != 0 {
                 return Err(Errno(libc::EIO));
@@ -156,12 +205,12 @@ impl Slot {
             }
         }
         // SAFETY: the lock is held; a held slot has a body.
-        let stream = unsafe { (*self.body.get()).as_mut() };
-        let Some(body) = stream else {
+        let body = unsafe { (*self.body.get()).as_mut() };
+        let Some(content) = body.and_then(|body| T::of(&mut body.content)) else {
             self.unlock();
             return Err(Errno(libc::EBADF));
         };
-        Ok(Locked { slot: self, stream: &mut body.stream })
+        Ok(Locked { slot: self, content })
     }
 
     fn unlock(&self) {
@@ -206,20 +255,20 @@ impl Drop for Held {
     }
 }
 
-impl Deref for Locked<'_> {
-    type Target = Stream;
-    fn deref(&self) -> &Stream {
-        self.stream
+impl<T: Kind> Deref for Locked<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        self.content
     }
 }
 
-impl DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut Stream {
-        self.stream
+impl<T: Kind> DerefMut for Locked<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.content
     }
 }
 
-impl Drop for Locked<'_> {
+impl<T: Kind> Drop for Locked<'_, T> {
     fn drop(&mut self) {
         self.slot.unlock();
     }

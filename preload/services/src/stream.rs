@@ -70,7 +70,7 @@ impl Stream {
     ///
     /// # Errors
     /// Its errno, when a service refuses it; told.
-    pub(crate) fn new(chosen: &Chosen, now: u64) -> Result<Self, c_int> {
+    pub(crate) fn new(fd: c_int, chosen: &Chosen, now: u64) -> Result<Self, c_int> {
         let Chosen { services, flow, words } = chosen;
         let words = format!("{} -> {}: {words}", flow.local, flow.peer);
         let flow = StreamFlow::new(services, *flow, now).map_err(|error| {
@@ -78,6 +78,7 @@ impl Stream {
             error.errno()
         })?;
         log::decision(format_args!("{words}"));
+        below::apply(fd, &flow.wishes(), chosen.flow.peer.is_ipv6());
         let mut it = Self {
             flow,
             peer: chosen.flow.peer,

@@ -1,4 +1,5 @@
-//! Which descriptors have services: one pointer for each number, in memory that is touched where it is used.
+//! Which descriptors have services: one pointer for each number, in memory that is touched where it is used. Its lowest bit says
+//! that the socket is one for datagrams.
 
 use crate::slot::{Held, Slot};
 use core::ffi::c_int;
@@ -7,6 +8,16 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// Numbers that can have services; a flow with a higher one is refused.
 pub const SIZE: usize = 1 << 20;
+
+/// Bit of a pointer whose slot is for datagrams.
+const DATAGRAMS: usize = 1;
+const _: () = assert!(align_of::<Slot>() > DATAGRAMS);
+
+/// The slot that an entry leads to.
+fn slot_of(entry: *mut Slot) -> Option<&'static Slot> {
+    // SAFETY: null, or a slot, which is never freed.
+    unsafe { entry.map_addr(|it| it & !DATAGRAMS).as_ref() }
+}
 
 static BASE: AtomicPtr<AtomicPtr<Slot>> = AtomicPtr::new(ptr::null_mut());
 /// One more than the highest number that ever had services.
@@ -44,15 +55,20 @@ pub fn is_inserted(fd: c_int) -> bool {
     place(fd).is_some_and(|place| !place.load(Ordering::Relaxed).is_null())
 }
 
+/// Whether a descriptor is a socket for datagrams that may have services.
+#[inline]
+pub fn is_datagrams(fd: c_int) -> bool {
+    place(fd).is_some_and(|place| place.load(Ordering::Relaxed).addr() & DATAGRAMS != 0)
+}
+
 /// The flow of a descriptor.
 #[inline]
 pub fn hold(fd: c_int) -> Option<Held> {
     let place = place(fd)?;
     loop {
-        // SAFETY: null, or a slot, which is never freed.
-        let slot = unsafe { place.load(Ordering::Acquire).as_ref() }?;
-        if let Some(held) = slot.hold()
-            && ptr::eq(place.load(Ordering::Acquire), slot)
+        let entry = place.load(Ordering::Acquire);
+        if let Some(held) = slot_of(entry)?.hold()
+            && ptr::eq(place.load(Ordering::Acquire), entry)
         {
             return Some(held);
         }
@@ -64,15 +80,15 @@ pub(crate) fn set(fd: c_int, held: Held) -> bool {
     let Some(place) = place(fd) else { return false };
     held.add_descriptor();
     END.fetch_max(fd as u32 + 1, Ordering::Relaxed);
-    place.store(ptr::from_ref(held.keep()).cast_mut(), Ordering::Release);
+    let slot = held.keep();
+    let bit = if slot.is_datagrams() { DATAGRAMS } else { 0 };
+    place.store(ptr::from_ref(slot).cast_mut().map_addr(|it| it | bit), Ordering::Release);
     true
 }
 
 /// Takes the flow away from a number; whether it was its last one.
 pub(crate) fn take(fd: c_int) -> Option<(Held, bool)> {
-    let slot = place(fd)?.swap(ptr::null_mut(), Ordering::AcqRel);
-    // SAFETY: null, or a slot, of which the table had a reference.
-    let held = Held::again(unsafe { slot.as_ref() }?);
+    let held = Held::again(slot_of(place(fd)?.swap(ptr::null_mut(), Ordering::AcqRel))?);
     let last = held.remove_descriptor();
     Some((held, last))
 }

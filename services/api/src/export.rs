@@ -29,7 +29,7 @@ pub const fn describe<S: Service>() -> FreenaService {
         inbound: Some(inbound::<S>),
         admit: if S::HOLDS_BACK { Some(admit::<S>) } else { None },
         extra_outbound: Some(extra_outbound::<S>),
-        extra_inbound: Some(extra_inbound::<S>),
+        extra_inbound: if S::RESTORES { Some(extra_inbound::<S>) } else { None },
         deadline: Some(deadline::<S>),
         timer: Some(timer::<S>),
         statistics: Some(statistics::<S>),

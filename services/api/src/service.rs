@@ -381,7 +381,10 @@ pub trait Service: Sized {
         Ok(Passed::Nothing)
     }
 
-    /// A message for the program that has not arrived as such.
+    /// Whether [`Service::extra_inbound`] may have messages: sockets are then read such that a program sees all of them.
+    const RESTORES: bool = false;
+
+    /// A message for the program that has not arrived as such. Asked only of services that [`Service::RESTORES`].
     ///
     /// # Errors
     /// The flow ends.

@@ -64,6 +64,11 @@ impl DatagramFlow {
         room.saturating_sub(DATAGRAM_HEADER + self.pipeline.growth())
     }
 
+    /// Whether [`DatagramFlow::recover`] may have messages.
+    pub fn may_restore(&self) -> bool {
+        self.pipeline.may_restore()
+    }
+
     /// What services wish for of the socket below.
     pub fn wishes(&self) -> Wishes {
         self.pipeline.wishes()

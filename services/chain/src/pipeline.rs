@@ -86,6 +86,11 @@ impl Pipeline {
         self.instances.iter().map(|it| (it.promise().head + it.promise().tail) as usize).sum()
     }
 
+    /// Whether one message from the peer may become several for the program.
+    pub(crate) fn may_restore(&self) -> bool {
+        self.instances.iter().any(Instance::may_restore)
+    }
+
     pub(crate) fn instances(&mut self) -> &mut [Instance] {
         &mut self.instances
     }

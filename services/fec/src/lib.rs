@@ -68,6 +68,9 @@ impl Service for Fec {
             number("repairs")? as usize,
             setup.is("adaptive"),
             number("delay")? * 1_000_000,
+            // A sender that begins anew goes on above what the receiver has seen, as long as it sends less than 15 messages a
+            // millisecond.
+            (setup.now() >> 16) as u32,
         );
         let promise = Promise {
             outbound: Mode::InPlace,
@@ -131,6 +134,8 @@ impl Service for Fec {
         })?;
         Ok(if written > 0 { Passed::On } else { Passed::Nothing })
     }
+
+    const RESTORES: bool = true;
 
     fn extra_inbound(&mut self, message: &mut Message<'_>) -> Verdict {
         let mut found = false;

@@ -29,14 +29,14 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    pub(crate) fn new(block: usize, preset: usize, adaptive: bool, delay: u64) -> Self {
+    pub(crate) fn new(block: usize, preset: usize, adaptive: bool, delay: u64, first: u32) -> Self {
         Self {
             block,
             preset,
             adaptive,
             delay,
             loss: Loss::default(),
-            next: 0,
+            next: first,
             shards: vec![Vec::new(); block.min(MAX_BLOCK)],
             filled: 0,
             first: 0,

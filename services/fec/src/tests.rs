@@ -23,7 +23,7 @@ struct Outcome {
 /// Sends `count` messages, a millisecond apart, of which `loss` in a thousand get lost on the way, repairs too.
 fn run(count: u32, loss: u64, adaptive: bool, swap: bool) -> Outcome {
     let mut random = Random(count.into());
-    let mut sender = Sender::new(10, 4, adaptive, 20_000_000);
+    let mut sender = Sender::new(10, 4, adaptive, 20_000_000, 0);
     let mut receiver = Receiver::new();
     let mut got = vec![0u8; count as usize];
     let mut buffer = vec![0; 4096];

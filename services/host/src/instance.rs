@@ -152,6 +152,11 @@ impl Instance {
         std::mem::take(&mut self.extra)
     }
 
+    /// Whether it may have messages for the program that have not arrived as such.
+    pub fn may_restore(&self) -> bool {
+        self.library.service().extra_inbound.is_some()
+    }
+
     /// What the peer is to know, at most `most` bytes.
     ///
     /// # Errors

@@ -18,6 +18,10 @@ pub unsafe fn sendfile(out: c_int, from: c_int, offset: *mut off_t, count: size_
     if !table::is_inserted(out) {
         return Err(UNTRACKED);
     }
+    if table::is_datagrams(out) {
+        // As of what cannot be sent so: programs read and write instead (sendfile(2)).
+        return Err(errno(libc::EINVAL));
+    }
     // SAFETY: null, or the program's.
     let given = unsafe { offset.as_ref() }.copied();
     // The file's own position moves by what was sent, not by what was read.

@@ -1,6 +1,6 @@
 //! Options whose unit is a byte of the program's, and what services cannot do.
 
-use super::UNTRACKED;
+use super::{UNTRACKED, datagrams};
 use crate::opened::LEAST_RECEIVE_BUFFER;
 use crate::{below, errno, table};
 use core::ffi::{c_int, c_void};
@@ -30,6 +30,9 @@ pub unsafe fn setsockopt(
     value: *const c_void,
     len: socklen_t,
 ) -> Outcome {
+    if table::is_datagrams(fd) {
+        return datagrams::set_option(level, name);
+    }
     if level != SOL_SOCKET || !table::is_inserted(fd) {
         return Err(UNTRACKED);
     }
@@ -67,11 +70,24 @@ pub unsafe fn getsockopt(
     value: *mut c_void,
     len: *mut socklen_t,
 ) -> Outcome {
+    if table::is_datagrams(fd) {
+        let growth = datagrams::shortened(fd, level, name).ok_or(UNTRACKED)?;
+        let mtu = below::option(fd, level, name, 0 as c_int)?;
+        // SAFETY: the caller's.
+        return unsafe { tell(mtu.saturating_sub_unsigned(growth as u32), value, len) };
+    }
     if level != SOL_SOCKET || name != SO_RCVLOWAT || !table::is_inserted(fd) {
         return Err(UNTRACKED);
     }
     let held = table::hold(fd).ok_or(UNTRACKED)?;
     let own = held.lock()?.own_low_water;
+    // SAFETY: the caller's.
+    unsafe { tell(own, value, len) }
+}
+
+/// # Safety
+/// The pointers are the program's.
+unsafe fn tell(own: c_int, value: *mut c_void, len: *mut socklen_t) -> Outcome {
     // SAFETY: the caller's.
     unsafe {
         let (Some(len), false) = (len.as_mut(), value.is_null()) else { return Err(errno(libc::EFAULT)) };
@@ -90,17 +106,22 @@ pub unsafe fn ioctl(fd: c_int, request: usize, arg: usize) -> Outcome {
     if request as u32 != FIONREAD || !table::is_inserted(fd) {
         return Err(UNTRACKED);
     }
-    let held = table::hold(fd).ok_or(UNTRACKED)?;
-    let mut stream = held.lock()?;
-    let _ = stream.look(fd);
-    if stream.is_plain() {
-        return Err(UNTRACKED);
-    }
+    let readable = if table::is_datagrams(fd) {
+        datagrams::next_length(fd)?
+    } else {
+        let held = table::hold(fd).ok_or(UNTRACKED)?;
+        let mut stream = held.lock()?;
+        let _ = stream.look(fd);
+        if stream.is_plain() {
+            return Err(UNTRACKED);
+        }
+        stream.readable()
+    };
     let to = core::ptr::with_exposed_provenance_mut::<c_int>(arg);
     if to.is_null() {
         return Err(errno(libc::EFAULT));
     }
     // SAFETY: not null; the program's.
-    unsafe { to.write_unaligned(stream.readable() as c_int) };
+    unsafe { to.write_unaligned(readable as c_int) };
     Ok(0)
 }

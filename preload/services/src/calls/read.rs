@@ -1,13 +1,13 @@
 //! recv(2) and its like.
 
-use super::{UNTRACKED, vectors, wait};
+use super::{UNTRACKED, datagrams, vectors, wait};
 use crate::stream::Found;
 use crate::{below, courier, errno, table};
 use core::ffi::{c_int, c_uint, c_void};
 use freena_preload_control::next;
 use freena_preload_control::sys::{self, Errno};
 use freena_preload_interface::outcome::Outcome;
-use libc::{iovec, mmsghdr, msghdr, size_t, socklen_t, ssize_t, timespec};
+use libc::{iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespec};
 
 /// Flags that mean something to a stream with services.
 const KNOWN: c_int = libc::MSG_DONTWAIT
@@ -32,8 +32,12 @@ enum Turn {
 /// The pointer is the program's.
 #[inline]
 pub unsafe fn read(fd: c_int, bytes: *mut c_void, len: size_t) -> Outcome {
+    if len == 0 {
+        // As the kernel, which takes nothing then (sock_read_iter).
+        return Err(UNTRACKED);
+    }
     // SAFETY: the caller's.
-    unsafe { recv(fd, bytes, len, 0, std::ptr::null_mut()) }
+    unsafe { recv(fd, bytes, len, 0, std::ptr::null_mut(), std::ptr::null_mut()) }
 }
 
 /// recv(2), recvfrom(2), which tells no address of a stream.
@@ -46,18 +50,50 @@ pub unsafe fn recv(
     bytes: *mut c_void,
     len: size_t,
     flags: c_int,
+    from: *mut sockaddr,
     from_len: *mut socklen_t,
 ) -> Outcome {
     if !table::is_inserted(fd) {
         return Err(UNTRACKED);
     }
-    let buffer = iovec { iov_base: bytes, iov_len: len };
+    let mut buffer = iovec { iov_base: bytes, iov_len: len };
+    if table::is_datagrams(fd) {
+        // SAFETY: the caller's.
+        return unsafe { receive_from(fd, &mut buffer, flags, from, from_len) };
+    }
     // SAFETY: the caller's.
     unsafe {
         let count =
             receive(fd, vectors(&buffer, 1).or_else(|stop| discards(flags, &buffer).ok_or(stop))?, flags)?;
         if let Some(len) = from_len.as_mut() {
             *len = 0;
+        }
+        Ok(count)
+    }
+}
+
+/// # Safety
+/// The pointers are the program's.
+unsafe fn receive_from(
+    fd: c_int,
+    buffer: &mut iovec,
+    flags: c_int,
+    from: *mut sockaddr,
+    from_len: *mut socklen_t,
+) -> Outcome {
+    if flags & libc::MSG_ERRQUEUE != 0 {
+        return Err(UNTRACKED);
+    }
+    let mut message = below::header(buffer);
+    // SAFETY: the caller's.
+    unsafe {
+        if let (false, Some(room)) = (from.is_null(), from_len.as_ref()) {
+            (message.msg_name, message.msg_namelen) = (from.cast(), *room);
+        }
+        let buffers = vectors(buffer, 1)?;
+        let count = datagrams::receive(fd, &mut message, buffers, flags)?;
+        if let (false, Some(room)) = (from.is_null(), from_len.as_mut()) {
+            *room = message.msg_namelen;
         }
         Ok(count)
     }
@@ -77,6 +113,14 @@ pub unsafe fn readv(fd: c_int, buffers: *const iovec, count: c_int) -> Outcome {
         return Err(UNTRACKED);
     }
     let count = usize::try_from(count).map_err(|_| errno(libc::EINVAL))?;
+    if table::is_datagrams(fd) {
+        // SAFETY: the caller's.
+        unsafe {
+            let buffers = vectors(buffers, count)?;
+            let mut message: msghdr = std::mem::zeroed();
+            return datagrams::receive(fd, &mut message, buffers, 0);
+        }
+    }
     // SAFETY: the caller's.
     unsafe { receive(fd, vectors(buffers, count)?, 0) }
 }
@@ -93,6 +137,10 @@ pub unsafe fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> Outcome 
     // SAFETY: the caller's.
     unsafe {
         let message = message.as_mut().ok_or_else(|| errno(libc::EFAULT))?;
+        if table::is_datagrams(fd) {
+            let buffers = vectors(message.msg_iov, message.msg_iovlen)?;
+            return datagrams::receive(fd, message, buffers, flags & !libc::MSG_WAITFORONE);
+        }
         let count = receive(fd, vectors(message.msg_iov, message.msg_iovlen)?, flags)?;
         message.msg_namelen = 0;
         message.msg_controllen = 0;
@@ -110,12 +158,16 @@ pub unsafe fn recvmmsg(
     messages: *mut mmsghdr,
     count: c_uint,
     mut flags: c_int,
-    _timeout: *mut timespec,
+    timeout: *mut timespec,
 ) -> Outcome {
     if !table::is_inserted(fd) {
         return Err(UNTRACKED);
     }
-    let mut done = 0;
+    // SAFETY: null, or the program's.
+    let limit = unsafe { timeout.as_ref() }
+        .map(|it| it.tv_sec.max(0) as u64 * 1_000_000_000 + it.tv_nsec.max(0) as u64)
+        .map(|limit| sys::monotonic().saturating_add(limit));
+    let (mut done, ends) = (0, !table::is_datagrams(fd));
     while done < count as usize {
         // SAFETY: the caller's: `count` messages.
         let got = unsafe {
@@ -123,13 +175,17 @@ pub unsafe fn recvmmsg(
             recvmsg(fd, &raw mut (*entry).msg_hdr, flags).inspect(|len| (*entry).msg_len = *len as c_uint)
         };
         match got {
-            Ok(0) if done > 0 => break,
+            Ok(0) if ends && done > 0 => break,
             Ok(_) => done += 1,
             Err(_) if done > 0 => break,
             Err(stop) => return Err(stop),
         }
         if flags & libc::MSG_WAITFORONE != 0 {
             flags |= libc::MSG_DONTWAIT;
+        }
+        // Looked at after each message, as the kernel does (recvmmsg(2), "BUGS").
+        if limit.is_some_and(|limit| sys::monotonic() >= limit) {
+            break;
         }
     }
     Ok(done as isize)

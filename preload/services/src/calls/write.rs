@@ -1,13 +1,13 @@
 //! send(2) and its like.
 
-use super::{UNTRACKED, vectors, wait};
+use super::{UNTRACKED, datagrams, vectors, wait};
 use crate::stream::Taken;
 use crate::{below, courier, errno, table};
 use core::ffi::{c_int, c_uint, c_void};
 use freena_preload_control::next;
 use freena_preload_control::sys::{self, Errno};
 use freena_preload_interface::outcome::{Outcome, Stop};
-use libc::{iovec, mmsghdr, msghdr, size_t};
+use libc::{iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t};
 use std::io::IoSlice;
 
 /// Flags that mean something to a stream with services.
@@ -29,19 +29,32 @@ enum Turn {
 #[inline]
 pub unsafe fn write(fd: c_int, bytes: *const c_void, len: size_t) -> Outcome {
     // SAFETY: the caller's.
-    unsafe { send(fd, bytes, len, 0) }
+    unsafe { send(fd, bytes, len, 0, std::ptr::null(), 0) }
 }
 
-/// send(2), sendto(2): the address is not looked at, as the kernel does with a stream that is connected.
+/// send(2), sendto(2): the address of a stream is not looked at, as the kernel does with one that is connected.
 ///
 /// # Safety
 /// The pointer is the program's.
 #[inline]
-pub unsafe fn send(fd: c_int, bytes: *const c_void, len: size_t, flags: c_int) -> Outcome {
+pub unsafe fn send(
+    fd: c_int,
+    bytes: *const c_void,
+    len: size_t,
+    flags: c_int,
+    to: *const sockaddr,
+    to_len: socklen_t,
+) -> Outcome {
     if !table::is_inserted(fd) {
         return Err(not_inserted(flags));
     }
-    let buffer = iovec { iov_base: bytes.cast_mut(), iov_len: len };
+    let mut buffer = iovec { iov_base: bytes.cast_mut(), iov_len: len };
+    if table::is_datagrams(fd) {
+        let mut message = below::header(&mut buffer);
+        (message.msg_name, message.msg_namelen) = (to.cast_mut().cast(), to_len);
+        // SAFETY: the caller's.
+        return unsafe { datagrams::send(fd, &message, vectors(message.msg_iov, 1)?, flags) };
+    }
     // SAFETY: the caller's.
     unsafe { push(fd, vectors(&buffer, 1)?, flags) }
 }
@@ -55,6 +68,10 @@ pub unsafe fn writev(fd: c_int, buffers: *const iovec, count: c_int) -> Outcome 
         return Err(UNTRACKED);
     }
     let count = usize::try_from(count).map_err(|_| errno(libc::EINVAL))?;
+    if table::is_datagrams(fd) {
+        // SAFETY: the caller's; a header without anything else.
+        return unsafe { datagrams::send(fd, &std::mem::zeroed(), vectors(buffers, count)?, 0) };
+    }
     // SAFETY: the caller's.
     unsafe { push(fd, vectors(buffers, count)?, 0) }
 }
@@ -70,6 +87,9 @@ pub unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> Outcom
     // SAFETY: the caller's.
     unsafe {
         let message = message.as_ref().ok_or_else(|| errno(libc::EFAULT))?;
+        if table::is_datagrams(fd) {
+            return datagrams::send(fd, message, vectors(message.msg_iov, message.msg_iovlen)?, flags);
+        }
         push(fd, vectors(message.msg_iov, message.msg_iovlen)?, flags)
     }
 }
