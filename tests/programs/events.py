@@ -1,14 +1,19 @@
-"""What epoll tells of a socket whose peer sends everything back: events.py PEER PORT. Prints a line for each thing that is
+"""What epoll tells of a socket whose peer sends everything back: events.py PEER PORT UNUSED_PORT. Prints a line for each thing that is
 as epoll(7) says, and fails at the first that is not; at last the port of its first socket and how many datagrams that has
 received, and waits for a line."""
+import errno
 import fcntl
 import os
 import select
 import signal
 import socket
 import sys
+import threading
+import time
 
 peer = (sys.argv[1], int(sys.argv[2]))
+# Of linux/in.h and asm-generic/socket.h.
+IP_RECVERR, SO_SELECT_ERR_QUEUE = 11, 45
 IN, OUT, ET, ONESHOT = select.EPOLLIN, select.EPOLLOUT, select.EPOLLET, select.EPOLLONESHOT
 
 
@@ -160,6 +165,91 @@ expect("a copy", p.poll(2000), [(copy.fileno(), select.POLLIN)])
 expect("select", select.select([copy, one], [copy], [], 2), ([copy], [copy], []))
 expect("drained", drain(copy), 1)
 print("mixed")
+
+# Errors: nobody is at the second port of the peer. A pending one is told until it is asked for.
+ERR = select.EPOLLERR
+nobody = (sys.argv[1], int(sys.argv[3]))
+
+
+def pending(s):
+    s.connect(nobody)
+    s.send(b"x")
+
+
+def refused(s):
+    return s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+
+
+def polled(s, events, seconds=2):
+    p = select.poll()
+    p.register(s, events)
+    return p.poll(seconds * 1000)
+
+
+t = opened()
+te = select.epoll()
+te.register(t, IN)
+for asks in [IN, IN | OUT, IN | ET, IN | ONESHOT]:
+    te.modify(t, asks)
+    expect("no error", te.poll(0.05), [(t.fileno(), OUT)] if asks & OUT else [])
+    if asks & ONESHOT or asks & OUT:
+        te.modify(t, asks)
+    pending(t)
+    time.sleep(0.1)
+    told = [(t.fileno(), ERR | asks & OUT)]
+    expect(f"error, {asks:#x}", te.poll(2), told)
+    expect(f"error, again, {asks:#x}", te.poll(0.05), [] if asks & (ET | ONESHOT) else told)
+    expect("refused", refused(t), True)
+    expect("refused once", refused(t), False)
+    te.modify(t, asks)
+    expect("asked for", te.poll(0.05), [(t.fileno(), OUT)] if asks & OUT else [])
+for asks in [select.POLLIN, select.POLLOUT, 0]:
+    pending(t)
+    time.sleep(0.1)
+    expect("poll", polled(t, asks), [(t.fileno(), select.POLLERR | asks & select.POLLOUT)])
+    expect("select", select.select([t], [t], [t], 2), ([t], [t], []))
+    expect("refused", refused(t), True)
+# It ends waiting, also where nothing else is waited for; a receiving call takes it.
+for asks in [select.POLLIN, 0]:
+    later = threading.Timer(0.2, pending, [t])
+    later.start()
+    expect("poll, woken", polled(t, asks), [(t.fileno(), select.POLLERR)])
+    later.join()
+    try:
+        t.recv(100)
+        sys.exit("received something")
+    except ConnectionRefusedError:
+        pass
+    expect("received", polled(t, asks, 0.05), [])
+print("pending error")
+
+# With IP_RECVERR its message lies in a queue besides, which receiving leaves as it is.
+t.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+te.modify(t, IN)
+for _ in range(3):
+    pending(t)
+    time.sleep(0.1)
+    expect("queued", te.poll(2), [(t.fileno(), ERR)])
+    expect("refused", refused(t), True)
+    for _ in range(3):
+        expect("still queued", te.poll(2), [(t.fileno(), ERR)])
+        expect("poll, queued", polled(t, select.POLLIN), [(t.fileno(), select.POLLERR)])
+        expect("nothing to receive", drain(t), 0)
+    t.setsockopt(socket.SOL_SOCKET, SO_SELECT_ERR_QUEUE, 1)
+    expect("except", select.select([], [], [t], 2), ([], [], [t]))
+    t.setsockopt(socket.SOL_SOCKET, SO_SELECT_ERR_QUEUE, 0)
+    expect("not except", select.select([], [], [t], 0), ([], [], []))
+    data, ancillary, flags, name = t.recvmsg(100, 500, socket.MSG_ERRQUEUE)
+    expect("its message", (data, len(ancillary), flags & socket.MSG_ERRQUEUE), (b"x", 1, socket.MSG_ERRQUEUE))
+    expect("taken out", te.poll(0.05), [])
+    expect("poll, taken out", polled(t, select.POLLIN, 0), [])
+# The message takes the pending error with it.
+pending(t)
+time.sleep(0.1)
+expect("pending and queued", te.poll(2), [(t.fileno(), ERR)])
+t.recvmsg(100, 500, socket.MSG_ERRQUEUE)
+expect("both gone", (refused(t), te.poll(0.05)), (False, []))
+print("queue of errors")
 
 # A signal for each arrival.
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])

@@ -84,20 +84,20 @@ hook! {
         };
     /// epoll_wait(2).
     fn epoll_wait(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: c_int) -> c_int
-        = epoll::wait(events, timeout == 0, |now| {
+        = epoll::wait(epfd, events, timeout == 0, |now| {
             // SAFETY: the program's.
             unsafe { next::epoll_wait(epfd, events, count, if now { 0 } else { timeout }) }
         });
     /// epoll_pwait(2).
     fn epoll_pwait(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: c_int, mask: *const sigset_t) -> c_int
-        = epoll::wait(events, timeout == 0, |now| {
+        = epoll::wait(epfd, events, timeout == 0, |now| {
             // SAFETY: the program's.
             unsafe { next::epoll_pwait(epfd, events, count, if now { 0 } else { timeout }, mask) }
         });
     /// epoll_pwait2(2).
     fn epoll_pwait2(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: *const timespec, mask: *const sigset_t)
         -> c_int
-        = epoll::wait(events, nanoseconds(timeout) == Some(0), |now| {
+        = epoll::wait(epfd, events, nanoseconds(timeout) == Some(0), |now| {
             // SAFETY: the program's.
             unsafe {
                 if now {

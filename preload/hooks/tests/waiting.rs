@@ -171,7 +171,7 @@ fn an_error_wakes_and_is_told_once() {
             while shared.records.load(std::sync::atomic::Ordering::Relaxed) == 0 {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
-            for _ in 0..2 {
+            for _ in 0..3 {
                 std::thread::sleep(std::time::Duration::from_millis(500));
                 server.raise_error(libc::ECONNREFUSED);
             }
@@ -185,6 +185,8 @@ p = select.poll(); p.register(s, select.POLLIN)
 assert p.poll(5000) == [(s.fileno(), select.POLLERR)]
 assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
 assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0 and p.poll(0) == []
+e = select.epoll(); e.register(s, select.EPOLLIN); assert e.poll(5) == [(s.fileno(), select.EPOLLERR)] == e.poll(0)
+assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED and e.poll(0.1) == []
 ",
         );
     });

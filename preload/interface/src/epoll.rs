@@ -4,7 +4,7 @@
 use crate::outcome::{Outcome, Reason, Stop};
 use crate::socket::Held;
 use crate::table::{self, Entry};
-use crate::token;
+use crate::{errors, token};
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use freena_preload_control::sys::{self, Errno};
@@ -185,7 +185,8 @@ pub fn forget(fd: c_int) {
 /// # Safety
 /// `events` are the program's, where `ask` puts what it finds.
 pub unsafe fn wait(
-    events: *const epoll_event,
+    epfd: c_int,
+    events: *mut epoll_event,
     timeout_is_zero: bool,
     ask: impl Fn(bool) -> c_int,
 ) -> Outcome {
@@ -212,6 +213,10 @@ pub unsafe fn wait(
     let ended = |index: c_int| unsafe { (&raw const (*events.add(index as usize)).events).read_unaligned() };
     if (0..ready).any(|index| ended(index) & (EPOLLHUP | EPOLLERR) as u32 != 0) {
         token::note_hang_up();
+    }
+    if ready > 0 && errors::may_be_pending() {
+        // SAFETY: as above.
+        errors::show(epfd, unsafe { core::slice::from_raw_parts_mut(events, ready as usize) });
     }
     Ok(ready as isize)
 }

@@ -20,6 +20,7 @@ pub mod ancillary;
 pub mod companion;
 pub mod descriptors;
 pub mod epoll;
+mod errors;
 pub mod exec;
 pub mod lock;
 pub mod names;

@@ -1,7 +1,7 @@
 //! Socket options: a few are known by heart, the kernel's own socket answers for the rest.
 
 use crate::outcome::{Outcome, Reason, Stop};
-use crate::{companion, stream, table, token};
+use crate::{companion, errors, stream, table, token};
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::Ordering;
 use freena_preload_control::sys::{self, Errno};
@@ -16,7 +16,7 @@ const TIMESTAMPING_RX_SOFTWARE: c_int = 1 << 3;
 const TIMESTAMPING_SOFTWARE: c_int = 1 << 4;
 
 /// Options that are a bit in [`AppArea::options`]: level, name, bit.
-const BITS: [(c_int, c_int, u32); 13] = [
+const BITS: [(c_int, c_int, u32); 14] = [
     (SOL_IP, libc::IP_PKTINFO, options::PKTINFO),
     (SOL_IP, libc::IP_RECVTTL, options::TTL),
     (SOL_IP, libc::IP_RECVTOS, options::TOS),
@@ -29,6 +29,7 @@ const BITS: [(c_int, c_int, u32); 13] = [
     (SOL_SOCKET, libc::SO_TIMESTAMP, options::TIMESTAMP),
     (SOL_SOCKET, libc::SO_TIMESTAMPNS, options::TIMESTAMPNS),
     (SOL_SOCKET, SO_NO_CHECK, options::NO_CHECK),
+    (SOL_SOCKET, libc::SO_SELECT_ERR_QUEUE, options::SELECT_ERR_QUEUE),
     (SOL_UDP, libc::UDP_GRO, options::GRO),
 ];
 
@@ -113,15 +114,10 @@ pub unsafe fn getsockopt(
         return unsafe { stream::options::getsockopt(fd, &held, level, name, value, len) };
     }
     if level == SOL_SOCKET && name == libc::SO_ERROR {
-        let pending = held.page().error.0.load(Ordering::Relaxed);
-        if pending != 0 || held.app().status.load(Ordering::Relaxed) & status::DEAD != 0 {
-            let taken = held.page().error.0.swap(0, Ordering::Relaxed) as c_int;
-            let answer = if taken != 0 { taken } else { libc::ENETDOWN };
-            // SAFETY: the caller's.
-            return unsafe { give(answer, value, len) };
-        }
+        let taken = errors::take(fd, &held);
+        let dead = held.app().status.load(Ordering::Relaxed) & status::DEAD != 0;
         // SAFETY: the caller's. What the kernel's socket has pending the server has taken from it.
-        return unsafe { give(0, value, len) };
+        return unsafe { give(if taken == 0 && dead { libc::ENETDOWN } else { taken }, value, len) };
     }
     let known = match (level, name) {
         (SOL_SOCKET, libc::SO_TYPE) => Some(libc::SOCK_DGRAM),

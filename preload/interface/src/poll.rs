@@ -2,12 +2,12 @@
 
 use crate::outcome::{Error, Outcome, Reason, Stop};
 use crate::socket::Held;
-use crate::{send, stream, table, token};
+use crate::{errors, send, stream, table, token};
 use core::ffi::{c_int, c_short};
 use core::sync::atomic::Ordering;
 use freena_preload_control::next;
 use freena_preload_control::sys::{self, Errno};
-use freena_shm_abi::app::status;
+use freena_shm_abi::app::{options, status};
 use libc::{
     POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP, POLLRDNORM, POLLWRBAND, POLLWRNORM, nfds_t, pollfd,
 };
@@ -41,8 +41,9 @@ pub(crate) fn readiness(held: &Held) -> c_short {
     if held.has_data() {
         ready |= READ;
     }
-    if held.page().error.0.load(Ordering::Relaxed) != 0 {
-        ready |= POLLERR;
+    if errors::is_pending(held) {
+        let also = app.options.load(Ordering::Relaxed) & options::SELECT_ERR_QUEUE != 0;
+        ready |= POLLERR | if also { POLLPRI } else { 0 };
     }
     // At most half full, which is also when the server makes the descriptor writable again. Any datagram fits then.
     if send::used(held) <= u64::from(held.sizes().tx) / 2 {
@@ -50,6 +51,9 @@ pub(crate) fn readiness(held: &Held) -> c_short {
     }
     ready
 }
+
+/// How long the kernel sleeps at a time, in nanoseconds, where an error would not wake it.
+pub(crate) const SLICE: u64 = 10_000_000;
 
 /// Events that are reported whether asked for or not, poll(2).
 const ALWAYS: c_short = POLLERR | POLLHUP;
@@ -127,7 +131,14 @@ pub(crate) fn discard_stale(fd: c_int, held: &Held, seen: c_short) {
         && !held.has_data()
     {
         token::settle(fd, held, &side, true);
+        errors::keep_queue(fd, held);
     }
+}
+
+/// Whether the kernel would sleep over an error of this socket: an error is told by a token, for which nobody asks who waits
+/// for neither data nor anything else that a token makes ready.
+pub(crate) fn is_deaf(held: &Held, events: c_short) -> bool {
+    !held.is_stream() && events & READ == 0
 }
 
 /// Waits. `timeout` in nanoseconds, `None` for ever; `sleep` is the kernel's call with the time that is left.
@@ -178,7 +189,12 @@ unsafe fn wait(
             continue;
         }
         let left = end.map(|end| end.saturating_sub(sys::monotonic()));
-        let result = sleep(left);
+        let deaf = (0..count).any(|index| {
+            // SAFETY: the caller's.
+            let entry = unsafe { *fds.add(index) };
+            hold(entry.fd).is_some_and(|held| is_deaf(&held, entry.events))
+        });
+        let result = sleep(if deaf { Some(left.unwrap_or(SLICE).min(SLICE)) } else { left });
         if result < 0 {
             let errno = sys::errno();
             sys::set_errno(before);
@@ -193,7 +209,7 @@ unsafe fn wait(
         }
         // SAFETY: the caller's.
         ready = unsafe { merge(fds, count) };
-        if result == 0 || end.is_some_and(|end| sys::monotonic() >= end) {
+        if (result == 0 && !deaf) || end.is_some_and(|end| sys::monotonic() >= end) {
             break;
         }
     }

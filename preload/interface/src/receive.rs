@@ -2,7 +2,7 @@
 
 use crate::outcome::{Error, Outcome, Reason, Stop};
 use crate::socket::{Held, Kind, RxSide};
-use crate::{address, ancillary, companion, stream, table, token};
+use crate::{address, ancillary, errors, stream, table, token};
 use core::ffi::{c_int, c_uint, c_void};
 use core::sync::atomic::Ordering;
 use freena_preload_control::sys::{self, Errno};
@@ -107,7 +107,7 @@ pub unsafe fn recvfrom(
     };
     if wanted & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
         // SAFETY: the kernel checks the program's pointers.
-        return companion::forward(fd, |kernel| unsafe {
+        return errors::read_queue(fd, |kernel| unsafe {
             sys::recvfrom_raw(kernel, bytes, len, wanted | libc::MSG_DONTWAIT, from, from_len)
         });
     }
@@ -156,7 +156,7 @@ pub unsafe fn recvmsg(fd: c_int, message: *mut msghdr, wanted: c_int) -> Outcome
         Some(Kind::Datagram) => {}
     }
     if wanted & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
-        return companion::forward(fd, |kernel| {
+        return errors::read_queue(fd, |kernel| {
             // SAFETY: the kernel checks the program's pointers.
             unsafe { sys::recvmsg(kernel, message, wanted | libc::MSG_DONTWAIT) }.map(|n| n as isize)
         });
@@ -322,6 +322,7 @@ fn receive_many(
                 return Err(Error::ServerGone.into());
             }
             if wanted & libc::MSG_DONTWAIT != 0 || state & status::NONBLOCK != 0 {
+                errors::keep_queue(fd, &held);
                 return Err(Error::WouldBlock.into());
             }
             if look_again(fd, &held) {
@@ -394,6 +395,7 @@ fn take(
             if errno != 0 {
                 if !held.has_data() {
                     token::settle(fd, held, &side, false);
+                    errors::keep_queue(fd, held);
                 }
                 return Err(Error::Kernel(Errno(errno as c_int)));
             }
@@ -406,6 +408,7 @@ fn take(
                 token::leave(fd, held, &side);
             } else {
                 token::settle(fd, held, &side, false);
+                errors::keep_queue(fd, held);
             }
             return Ok(taken);
         }

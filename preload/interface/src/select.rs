@@ -1,7 +1,7 @@
 //! select(2) and pselect(2), like [`crate::poll`], with sets of bits.
 
 use crate::outcome::{Error, Outcome, Reason, Stop};
-use crate::poll::{discard_stale, hold, prepare_one, readiness};
+use crate::poll::{SLICE, discard_stale, hold, is_deaf, prepare_one, readiness};
 use crate::{table, token};
 use core::ffi::{c_int, c_short};
 use core::ptr;
@@ -177,10 +177,11 @@ unsafe fn wait(
     }
     let before = sys::errno();
     while result.len() == 0 && timeout != Some(0) {
-        let mut ready = false;
+        let (mut ready, mut deaf) = (false, false);
         for fd in wanted.members() {
             if let Some(held) = hold(fd) {
                 ready |= prepare_one(fd, &held, wanted.events(fd));
+                deaf |= is_deaf(&held, wanted.events(fd));
             }
         }
         if ready {
@@ -189,7 +190,8 @@ unsafe fn wait(
         }
         // SAFETY: the caller's.
         unsafe { wanted.write(&places, count) };
-        let answer = sleep(end.map(|end| end.saturating_sub(sys::monotonic())));
+        let left = end.map(|end| end.saturating_sub(sys::monotonic()));
+        let answer = sleep(if deaf { Some(left.unwrap_or(SLICE).min(SLICE)) } else { left });
         if answer < 0 {
             let errno = sys::errno();
             sys::set_errno(before);
@@ -203,7 +205,7 @@ unsafe fn wait(
             }
         }
         wanted.look(&mut result);
-        if answer == 0 {
+        if (answer == 0 && !deaf) || end.is_some_and(|end| sys::monotonic() >= end) {
             break;
         }
     }

@@ -4,7 +4,7 @@ use crate::ancillary::{self, Asked};
 use crate::outcome::{Error, Outcome, Reason, Stop};
 use crate::receive::not_ours;
 use crate::socket::{Held, Kind};
-use crate::{address, companion, names, stream, table, takeover, token};
+use crate::{address, companion, errors, names, stream, table, takeover, token};
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr;
 use core::sync::atomic::Ordering;
@@ -194,7 +194,7 @@ unsafe fn send_batch(fd: c_int, messages: *mut mmsghdr, count: usize, flags: c_i
         let attempt = unsafe {
             let entry = messages.add(queued);
             let datagram = Datagram::from_message(&raw const (*entry).msg_hdr, flags);
-            let attempt = datagram.and_then(|datagram| attempt(&held, &datagram));
+            let attempt = datagram.and_then(|datagram| attempt(fd, &held, &datagram));
             if let Ok(Attempt::Queued(bytes)) = attempt {
                 (*entry).msg_len = bytes as c_uint;
             }
@@ -289,7 +289,7 @@ unsafe fn send(fd: c_int, datagram: &Datagram) -> Outcome {
                 }
             };
             // SAFETY: the caller's.
-            match unsafe { attempt(&held, datagram) }? {
+            match unsafe { attempt(fd, &held, datagram) }? {
                 Attempt::Queued(bytes) => {
                     token::kick_if_needed(fd, &held);
                     return Ok(bytes as isize);
@@ -415,7 +415,7 @@ unsafe fn through_kernel(fd: c_int, held: &Held, datagram: &Datagram) -> Result<
 
 /// Puts a datagram into the ring if it can go there now.
 #[inline]
-unsafe fn attempt(held: &Held, datagram: &Datagram) -> Result<Attempt, Error> {
+unsafe fn attempt(fd: c_int, held: &Held, datagram: &Datagram) -> Result<Attempt, Error> {
     let page = held.page();
     let app = held.app();
     let state = app.status.load(Ordering::Relaxed);
@@ -427,9 +427,9 @@ unsafe fn attempt(held: &Held, datagram: &Datagram) -> Result<Attempt, Error> {
     }
     if page.error.0.load(Ordering::Relaxed) != 0 {
         // The kernel reports a pending error with the next call, sending or receiving (socket(7), SO_ERROR).
-        let errno = page.error.0.swap(0, Ordering::Relaxed);
+        let errno = errors::take(fd, held);
         if errno != 0 {
-            return Err(Error::Kernel(Errno(errno as c_int)));
+            return Err(Error::Kernel(Errno(errno)));
         }
     }
     let names = names::get(app);

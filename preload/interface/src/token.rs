@@ -11,7 +11,7 @@
 
 use crate::outcome::Error;
 use crate::socket::{Held, RxSide};
-use crate::stream;
+use crate::{errors, stream};
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use freena_preload_control::{client, settings, sys};
@@ -292,7 +292,7 @@ pub fn make_exact(fd: c_int, held: &Held) {
     }
     held.app().polled.store(1, Ordering::SeqCst);
     let Ok(side) = lock_rx(fd, held) else { return };
-    if held.has_data() || held.page().error.0.load(Ordering::Relaxed) != 0 {
+    if held.has_data() || errors::is_pending(held) {
         wake::arm(&held.page().rx_wake.0.token);
         message(fd, held, b"k");
     } else {

@@ -119,6 +119,8 @@ pub mod options {
     pub const NO_CHECK: u32 = 1 << 14;
     /// `SO_OOBINLINE`.
     pub const OOB_INLINE: u32 = 1 << 15;
+    /// `SO_SELECT_ERR_QUEUE`.
+    pub const SELECT_ERR_QUEUE: u32 = 1 << 16;
     /// Any ancillary data at all is asked for.
     pub const ANCILLARY: u32 = PKTINFO
         | PKTINFO6

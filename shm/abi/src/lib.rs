@@ -34,4 +34,4 @@ pub use record::Record;
 pub const MAGIC: u64 = u64::from_le_bytes(*b"freena\0\0");
 
 /// Version of everything in this crate.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;

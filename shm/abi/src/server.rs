@@ -14,6 +14,8 @@ pub struct ServerPage {
     pub workers: AtomicU32,
     /// Changes whenever an answer to [`crate::control::op::ROUTE`] may have become wrong.
     pub route_epoch: AtomicU64,
+    /// How often a datagram socket of some program got an error to be told of (`POLLERR`).
+    pub errors: AtomicU64,
     /// UDP ports that some socket of this server is bound to, at whatever address.
     pub udp_ports: PortSet,
 }

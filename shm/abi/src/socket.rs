@@ -67,6 +67,9 @@ pub struct RxWake {
     pub edges: AtomicU32,
     /// Written by the program: value of `edges` when it last took the ones too many out of the queue.
     pub thinned: AtomicU32,
+    /// 1 while the companion's queue of errors (`MSG_ERRQUEUE`) is not empty. The server sets it, a program that has read the
+    /// queue writes what it has found.
+    pub queued: AtomicU32,
 }
 
 /// The page.

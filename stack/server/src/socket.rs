@@ -1,5 +1,6 @@
 //! A socket as the threads of the server share it.
 
+use freena_shm_abi::server::ServerPage;
 use freena_shm_ring::SocketMapping;
 use freena_udp::{Binding, SocketKey};
 use std::os::fd::OwnedFd;
@@ -31,11 +32,25 @@ pub struct Socket {
     pub owner: (i32, String),
     /// What it is bound to.
     pub binding: Mutex<Binding>,
+    /// The page that every program may read.
+    pub server_page: &'static ServerPage,
     /// Counters.
     pub stats: SocketStats,
 }
 
 impl Socket {
+    /// Gives it a pending error, an errno (`SO_ERROR`).
+    pub fn raise(&self, errno: i32) {
+        self.memory.page().error.0.store(errno as u32, Ordering::Release);
+        self.server_page.errors.fetch_add(1, Ordering::Release);
+    }
+
+    /// Says that the companion's queue of errors is not empty.
+    pub fn note_queued_error(&self) {
+        self.memory.page().rx_wake.0.queued.store(1, Ordering::Release);
+        self.server_page.errors.fetch_add(1, Ordering::Release);
+    }
+
     /// What it is bound to.
     pub fn binding(&self) -> Binding {
         *self.binding.lock().unwrap_or_else(PoisonError::into_inner)

@@ -139,6 +139,13 @@ pub fn receive(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
     })
 }
 
+/// Whether poll(2) reports `POLLERR`: a pending error, or one in the queue that `MSG_ERRQUEUE` reads.
+pub fn has_error(fd: BorrowedFd<'_>) -> bool {
+    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one entry.
+    unsafe { libc::poll(&mut entry, 1, 0) == 1 && entry.revents & libc::POLLERR != 0 }
+}
+
 /// As [`receive`], and leaves the message where it is.
 pub fn peek(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;

@@ -149,6 +149,8 @@ impl FakeServer {
     pub fn raise_error(&self, errno: i32) {
         for carried in self.shared.sockets.lock().expect("lock").values() {
             carried.mapping.page().error.0.store(errno as u32, Ordering::Relaxed);
+            // SAFETY: mapped as long as the process lives.
+            unsafe { &*self.shared.page }.errors.fetch_add(1, Ordering::Release);
             carried.send_token_if_wanted();
         }
     }

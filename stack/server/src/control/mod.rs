@@ -102,7 +102,7 @@ impl SharedPage {
         Ok(shared)
     }
 
-    fn page(&self) -> &ServerPage {
+    fn page(&self) -> &'static ServerPage {
         // SAFETY: mapped by `new` with the size of the page, never unmapped; all fields are atomic.
         unsafe { &*self.page }
     }

@@ -156,6 +156,7 @@ impl Control {
             identity: sys::identity(&application_end)?,
             owner,
             binding: Mutex::new(facts.binding),
+            server_page: self.shared.page(),
             stats: SocketStats::default(),
         });
         let response = Response { verdict: verdict::FAST, socket_id: id, ..Response::new() };

@@ -12,8 +12,7 @@ use freena_shm_ring::{Message, Producer};
 use freena_udp::SocketKey;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsRawFd;
-use std::sync::atomic::Ordering;
+use std::os::fd::{AsFd, AsRawFd};
 
 /// Datagrams taken from one companion at a time.
 const BUDGET: usize = 64;
@@ -23,10 +22,12 @@ const BUDGET: usize = 64;
 struct Ancillary([u8; 512]);
 
 impl Worker {
-    /// Moves what the companion has received into the receive ring, and its pending error to the program.
-    pub(super) fn companion_ready(&mut self, key: SocketKey) {
+    /// Moves what the companion has received into the receive ring, and its pending error to the program; tells it of errors
+    /// in its queue.
+    pub(super) fn companion_ready(&mut self, key: SocketKey, events: u32) {
         let ring = self.setup.index;
         let now = sys::realtime_ns();
+        let mut queue_to_look_at = events & libc::EPOLLERR as u32 != 0;
         // Edge-triggered: read until it is empty. A flood is bounded by the receive buffer and the ring's drops.
         for _ in 0..BUDGET * 64 {
             let Some(local) = self.table.get_mut(key) else { return };
@@ -48,9 +49,17 @@ impl Worker {
                         }
                     }
                 }
-                Err(libc::EAGAIN) => break,
+                Err(libc::EAGAIN) => {
+                    // The pending error has been taken: what the kernel still reports is the queue.
+                    if queue_to_look_at && sys::has_error(socket.companion.as_fd()) {
+                        queue_to_look_at = false;
+                        socket.note_queued_error();
+                    } else {
+                        break;
+                    }
+                }
                 Err(libc::EINTR) => continue,
-                Err(errno) => socket.memory.page().error.0.store(errno as u32, Ordering::Release),
+                Err(errno) => socket.raise(errno),
             }
             if !local.dirty {
                 local.dirty = true;
@@ -187,7 +196,7 @@ pub(super) fn send(socket: &Socket, message: &Message<'_>) -> bool {
         libc::EAGAIN | libc::ENOBUFS => false,
         errno => {
             socket.stats.tx_dropped.add(1);
-            socket.memory.page().error.0.store(errno as u32, Ordering::Release);
+            socket.raise(errno);
             true
         }
     }

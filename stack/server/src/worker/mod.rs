@@ -362,7 +362,7 @@ impl Worker {
             match report.data & token::KIND {
                 token::LINK => {} // The next turn receives from it.
                 token::PEER => self.peer_ready(index, report.events),
-                token::COMPANION => self.companion_ready(index),
+                token::COMPANION => self.companion_ready(index, report.events),
                 token::STREAM | token::LISTENER | token::KERNEL_LISTENER => {
                     self.stream_ready(report.data, report.events);
                 }
@@ -417,6 +417,7 @@ impl Worker {
         }
         let page = socket.memory.page();
         let pending = page.error.0.load(std::sync::atomic::Ordering::Relaxed) != 0
+            || page.rx_wake.0.queued.load(std::sync::atomic::Ordering::Relaxed) != 0
             || (0..socket.memory.sizes().rx_rings as usize).any(|ring| {
                 let channel = socket.memory.rx(ring);
                 channel.has_data(channel.head().load(std::sync::atomic::Ordering::Acquire))
@@ -466,7 +467,7 @@ impl Worker {
             if report.data & token::KIND == token::PEER {
                 self.peer_ready((report.data & !token::KIND) as u32, report.events);
             } else if report.data & token::KIND == token::COMPANION {
-                self.companion_ready((report.data & !token::KIND) as u32);
+                self.companion_ready((report.data & !token::KIND) as u32, report.events);
             } else {
                 self.stream_ready(report.data, report.events);
             }
