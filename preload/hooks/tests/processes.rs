@@ -52,6 +52,20 @@ u = udp(); u.sendto(b'y', PEER); assert u.recv(9) == b'y'
 }
 
 #[test]
+fn the_standard_numbers_are_the_programs_own() {
+    let server = FakeServer::start();
+    python(
+        &server,
+        "
+s = udp(); s.sendto(b'x', PEER); s.recv(9)
+os.close(0); t = udp(); assert t.fileno() == 0
+t.sendto(b'y', PEER); assert t.recv(9) == b'y'
+u = udp(); u.sendto(b'z', PEER); assert u.fileno() == s.fileno() + 1 and u.recv(9) == b'z'
+",
+    );
+}
+
+#[test]
 fn fork_shares_the_socket() {
     let server = FakeServer::start();
     let log = python(

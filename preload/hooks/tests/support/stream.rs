@@ -420,8 +420,6 @@ fn serve_listener(flow: &Arc<Flow>, shared: &Arc<Shared>) {
     let kernel = flow.companion();
     // SAFETY: plain system calls on owned descriptors, with pointers to locals.
     unsafe {
-        let flags = libc::fcntl(kernel.as_raw_fd(), libc::F_GETFL);
-        libc::fcntl(kernel.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK);
         loop {
             let mut entries = [
                 libc::pollfd { fd: flow.end.as_raw_fd(), events: libc::POLLIN, revents: 0 },
