@@ -30,10 +30,12 @@ hook! {
 pub unsafe extern "C-unwind" fn accept(fd: c_int, address: *mut sockaddr, len: *mut socklen_t) -> c_int {
     // SAFETY: the pointers are the program's; no destructor is pending where it may block.
     unsafe {
-        opened::accepted(match crate::result::verdict(accept::accept4(fd, address, len, 0)) {
+        let new = opened::accepted(match crate::result::verdict(accept::accept4(fd, address, len, 0)) {
             crate::result::Verdict::Return(value) => value as c_int,
             crate::result::Verdict::Next => next::accept(fd, address, len),
-        })
+        });
+        stdio::standard(new);
+        new
     }
 }
 
@@ -50,10 +52,12 @@ pub unsafe extern "C-unwind" fn accept4(
 ) -> c_int {
     // SAFETY: the pointers are the program's; no destructor is pending where it may block.
     unsafe {
-        opened::accepted(match crate::result::verdict(accept::accept4(fd, address, len, flags)) {
+        let new = opened::accepted(match crate::result::verdict(accept::accept4(fd, address, len, flags)) {
             crate::result::Verdict::Return(value) => value as c_int,
             crate::result::Verdict::Next => next::accept4(fd, address, len, flags),
-        })
+        });
+        stdio::standard(new);
+        new
     }
 }
 
@@ -98,6 +102,7 @@ pub unsafe extern "C" fn dup(fd: c_int) -> c_int {
     let new = unsafe { next::dup(fd) };
     descriptors::duplicated(fd, new);
     opened::duplicated(fd, new);
+    stdio::standard(new);
     new
 }
 

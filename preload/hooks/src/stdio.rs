@@ -118,7 +118,7 @@ pub(crate) unsafe fn is_ours(stream: *mut FILE) -> bool {
 }
 
 /// Standard streams whose descriptors are sockets: those that the program was started with (by inetd, say), or that
-/// dup2(2) has put there.
+/// dup2(2) has put there, or that have the lowest number since the program has closed it: by dup(2) or accept(2).
 pub(crate) fn standard(fd: c_int) {
     if !(0..=2).contains(&fd) || !crate::is_ours(fd) {
         return;

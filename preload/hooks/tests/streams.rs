@@ -162,14 +162,21 @@ int main(void) {
     FILE *file = fdopen(dup(2), "w");
     assert(file && fputs("a plain file\n", file) >= 0 && !fclose(file));
 
-    // As inetd has it.
-    fd = peer();
-    assert(dup2(fd, 0) == 0 && dup2(fd, 1) == 1);
-    puts("hello");
-    printf("%d\n", 12);
-    assert(!fflush(stdout));
-    assert(fgets(line, sizeof line, stdin) && !strcmp(line, "hello\n"));
-    assert(scanf("%d", &number) == 1 && number == 12);
+    // As inetd has it, and as programs have it that know the lowest number to be taken.
+    for (int way = 0; way < 2; way++) {
+        fd = peer();
+        if (way == 0) {
+            assert(!close(0) && dup(fd) == 0 && !close(1) && dup(fd) == 1);
+        } else {
+            assert(dup2(fd, 0) == 0 && dup2(fd, 1) == 1);
+        }
+        puts("hello");
+        printf("%d\n", 12);
+        assert(!fflush(stdout));
+        assert(fgets(line, sizeof line, stdin) && !strcmp(line, "hello\n"));
+        assert(scanf("%d", &number) == 1 && number == 12 && fgetc(stdin) == '\n');
+        assert(!close(fd));
+    }
     return 0;
 }
 "#,
