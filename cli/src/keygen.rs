@@ -1,4 +1,4 @@
-//! `freena keygen`: keys for services.
+//! `freena keygen`: keys for services, and for QUIC.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -13,6 +13,11 @@ pub(crate) struct Args {
     /// File for the key; both ends need the same one. It must not exist yet
     #[arg(value_name = "FILE", default_value = "/etc/freena/service.key")]
     file: PathBuf,
+
+    /// Instead: make a host's key and self-signed certificate for QUIC in this folder, where there is none yet, and show the
+    /// fingerprint by which other hosts trust it
+    #[arg(long, value_name = "DIR", conflicts_with = "file")]
+    quic: Option<PathBuf>,
 }
 
 /// Makes a key that its owner alone can read. Nothing of it is shown.
@@ -20,6 +25,11 @@ pub(crate) struct Args {
 /// # Errors
 /// The file exists, or cannot be written.
 pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
+    if let Some(folder) = &args.quic {
+        let host = freena_quic_keys::Host::open(folder).map_err(|error| miette::miette!("{error}"))?;
+        println!("{}", host.fingerprint);
+        return Ok(ExitCode::SUCCESS);
+    }
     make(args).map_err(|error| {
         let exists = error.kind() == io::ErrorKind::AlreadyExists;
         let help = if exists { ": found a file, expected none: keys are not overwritten" } else { "" };
@@ -59,7 +69,7 @@ mod tests {
     #[test]
     fn a_key_is_for_its_owner_and_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
-        let args = Args { file: folder.path().join("new/key") };
+        let args = Args { file: folder.path().join("new/key"), quic: None };
         make(&args).unwrap();
         assert_eq!(fs::metadata(&args.file).unwrap().permissions().mode() & 0o777, 0o600);
         let text = fs::read_to_string(&args.file).unwrap();

@@ -41,7 +41,7 @@ enum Command {
     Check(check::Args),
     /// List the services that can be inserted into flows, or show one with its parameters
     Services(services::Args),
-    /// Make a key for the services crypto and auth
+    /// Make a key for the services crypto and auth, or for QUIC
     Keygen(keygen::Args),
     /// Measure the framework against the kernel, on two hosts made for it
     Bench(measure::BenchArgs),

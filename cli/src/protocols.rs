@@ -54,7 +54,12 @@ impl Libraries {
             }
             None => {
                 let from = library.map_or(String::new(), |library| format!(" of {library}"));
-                Err(miette::miette!("found protocol `{name}`{from}, expected {}", self.words()))
+                let quic = if name.eq_ignore_ascii_case("quic") && library.is_none() {
+                    " (QUIC needs freena-stack --quic DIR)"
+                } else {
+                    ""
+                };
+                Err(miette::miette!("found protocol `{name}`{from}, expected {}{quic}", self.words()))
             }
         }
     }
@@ -63,8 +68,13 @@ impl Libraries {
     fn words(&self) -> String {
         let mut words = "one that this freena-stack has: tcp, udp".to_owned();
         for it in self.0.iter().filter(|it| it.state == "ready") {
-            if let Some(name) = &it.name {
-                let _ = write!(words, ", {name} ({})", it.library);
+            // Its own have no library.
+            match &it.name {
+                Some(name) if it.library.is_empty() => words.extend([", ", name]),
+                Some(name) => {
+                    let _ = write!(words, ", {name} ({})", it.library);
+                }
+                None => {}
             }
         }
         for it in self.0.iter().filter(|it| it.state != "ready") {
@@ -143,6 +153,21 @@ mod tests {
             loaded(Some("wild"), "libwild.so", Some(254), "crashed in wild_connect"),
             loaded(None, "libold.so", None, "is of ABI version 0"),
         ])
+    }
+
+    #[test]
+    fn quic_is_the_servers_own() {
+        let own = Loaded {
+            name: Some("quic".to_owned()),
+            library: String::new(),
+            ip_protocol: Some(17),
+            state: "ready".to_owned(),
+        };
+        let with = Libraries(vec![own]);
+        assert_eq!(with.number("QUIC", None).unwrap(), 17);
+        assert!(with.number("other", None).unwrap_err().to_string().contains("tcp, udp, quic; or of"));
+        let error = libraries().number("quic", None).unwrap_err().to_string();
+        assert!(error.contains("needs freena-stack --quic DIR"), "{error}");
     }
 
     #[test]

@@ -80,6 +80,10 @@ fn choose(protocol: &Protocol, path: &Path, server: &Path) -> miette::Result<Cho
     match (protocol.library(), protocol.name(), kind) {
         (Library::Framework, ProtocolName::Tcp, SocketType::Stream) => Ok(TCP),
         (Library::Framework, ProtocolName::Udp, SocketType::Datagram) => Ok(UDP),
+        (Library::Framework, ProtocolName::Quic, SocketType::Stream) => Libraries::of(server)?
+            .number("quic", None)
+            .map(Chosen::Server)
+            .map_err(|error| miette::miette!("{}: {error}", path.display())),
         (Library::Framework, name, _) => Err(miette::miette!(
             "{}: {kind} sockets are to use `{name}`, which freena-stack {} does not have: it has TCP and UDP of its own (no `lib`), those of libraries, and the kernel's (`lib=\"kernel\"`)",
             path.display(),

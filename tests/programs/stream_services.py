@@ -65,8 +65,6 @@ def serve():
             while len(data) < 5:
                 data = connection.recv(5, socket.MSG_PEEK)
             connection.sendall(data + b"!")
-        elif command == b"LATE":
-            print("late", len(connection.recv(1000, socket.MSG_WAITALL)), flush=True)
         elif command == b"QUIT":
             sys.exit(0)
         connection.close()
@@ -148,17 +146,6 @@ def ask():
     print("all arrived", flush=True)
 
 
-def hurry():
-    """Closes before the two ends can have agreed."""
-    for _ in range(5):
-        connection = connect()
-        connection.sendall(b"LATE" + MARK)
-        connection.close()
-    connection = connect()
-    connection.sendall(b"QUIT")
-    print("said", flush=True)
-
-
 def tell():
     """Says something, and tells what becomes of it."""
     connection = connect()
@@ -170,4 +157,4 @@ def tell():
         print("errno", error.errno, flush=True)
 
 
-{"serve": serve, "ask": ask, "hurry": hurry, "tell": tell}[role]()
+{"serve": serve, "ask": ask, "tell": tell}[role]()

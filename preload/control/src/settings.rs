@@ -55,6 +55,18 @@ impl Carrier {
     }
 }
 
+/// Whether streams by these protocols must never leave this host unencrypted: there is QUIC alone.
+pub fn is_sealed(protocols: &[u8; MAX_PROTOCOLS]) -> bool {
+    protocols[0] == libc::IPPROTO_UDP as u8 && protocols[1] == 0
+}
+
+impl Settings {
+    /// Whether streams that a program opens, or those that it accepts, must never leave this host unencrypted.
+    pub fn seals_streams(&self) -> bool {
+        [self.stream, self.connect].iter().filter_map(Carrier::server).any(|protocols| is_sealed(&protocols))
+    }
+}
+
 /// The settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {

@@ -66,9 +66,10 @@ pub fn created(fd: c_int, domain: c_int, kind: c_int, protocol: c_int) {
         return;
     }
     table::clear(fd);
-    // The first one makes the connection, and tells the user where there is no server.
+    // The first one makes the connection, and tells the user where there is no server. What must not be sent in the clear is
+    // noted all the same, so that it fails.
     if let Some(kind) = may_become
-        && client::open().is_ok()
+        && (client::open().is_ok() || kind == Kind::Stream && settings.seals_streams())
     {
         table::set_candidate(fd, Candidate::new(kind, process::forks()));
     }

@@ -207,6 +207,8 @@ pub enum Failure {
     TimedOut,
     /// An ICMP error while connecting, or that was the last word before a time-out.
     Unreachable(IcmpError),
+    /// The peer has not proved to be who it should be: `EKEYREJECTED`.
+    Untrusted,
 }
 
 /// ICMP errors, as Linux's `icmp_err_convert` sorts them.
@@ -289,6 +291,9 @@ pub struct Transmit {
     pub header_len: u8,
     /// Positions of the payload in the transmit ring; empty for none.
     pub payload: Range<u64>,
+    /// Payload that is not what the program has written (encrypted, say), in place of positions; empty for none. It is what
+    /// `segment` cuts.
+    pub body: Vec<u8>,
     /// Payload bytes per segment where it is to be cut, 0 for a single segment.
     pub segment: u16,
     /// TTL or hop limit.
@@ -398,7 +403,7 @@ pub struct Stats {
 /// How it is driven, in this order, whenever something has happened:
 /// - *told*: [`handle_packet`](Protocol::handle_packet), [`handle_timeout`](Protocol::handle_timeout),
 ///   [`handle_icmp`](Protocol::handle_icmp); [`written`](Protocol::written), [`read`](Protocol::read),
-///   [`close`](Protocol::close) and the like;
+///   [`close`](Protocol::close) and the like; then [`deliver`](Protocol::deliver);
 /// - *asked*: [`poll_event`](Protocol::poll_event) until `None`, [`poll_transmit`](Protocol::poll_transmit) until `None` or
 ///   the link is full, [`poll_timeout`](Protocol::poll_timeout).
 pub trait Protocol: Send {
@@ -441,6 +446,11 @@ pub trait Protocol: Send {
 
     /// Time has passed: to be called when [`Protocol::poll_timeout`] is due.
     fn handle_timeout(&mut self, now: Instant);
+
+    /// Stores what has waited for room in a receive buffer, and hands out connections that have waited for a place in a
+    /// listener's queue: the rest of what [`Protocol::read`] and [`Protocol::handle_timeout`] have made possible, to be
+    /// called after them. Default: an engine that keeps neither waiting has nothing to do.
+    fn deliver(&mut self, _now: Instant, _driver: &mut dyn Driver) {}
 
     /// An ICMP error that quotes a packet of ours, whose transport header began with these bytes (RFC 792 lets routers
     /// quote no more).

@@ -334,6 +334,7 @@ impl Engine {
                 header: packet.header,
                 header_len,
                 payload,
+                body: Vec::new(),
                 segment: 0,
                 ttl: if packet.ttl == 0 { 64 } else { packet.ttl },
                 tos: packet.tos,

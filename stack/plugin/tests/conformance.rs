@@ -1,4 +1,4 @@
-//! What every stream protocol must do, whoever has written it: run against TCP and against the example in C.
+//! What every stream protocol must do, whoever has written it: run against TCP, QUIC and the example in C.
 
 mod support;
 
@@ -29,6 +29,10 @@ fn steady() -> Kind {
         ip_protocol: 253,
         checksum: 30,
     }
+}
+
+fn quic() -> Kind {
+    Kind { make: |secret, _| Box::new(support::quic::engine(secret)), ip_protocol: 17, checksum: 6 }
 }
 
 /// Both directions at once, each ended behind its last byte; then nothing is left.
@@ -302,6 +306,11 @@ macro_rules! suite {
             $(#[test] fn $case() { super::$case(super::steady()); })*
             #[test] fn on_a_bad_wire() { super::on_a_bad_wire(super::steady); }
             #[test] fn calls_in_any_order_harm_nobody() { super::calls_in_any_order_harm_nobody(super::steady); }
+        }
+        mod quic {
+            $(#[test] fn $case() { super::$case(super::quic()); })*
+            #[test] fn on_a_bad_wire() { super::on_a_bad_wire(super::quic); }
+            #[test] fn calls_in_any_order_harm_nobody() { super::calls_in_any_order_harm_nobody(super::quic); }
         }
     };
 }

@@ -53,6 +53,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub plugins: Vec<PathBuf>,
 
+    /// Carry streams by QUIC too, with the keys in this folder, which are made where there are none
+    #[arg(long, value_name = "DIR")]
+    pub quic: Option<PathBuf>,
+
     /// For tests: make the network a bad one in both directions, by loss=1%,duplicate=1%,reorder=1%,corrupt=1%,
     /// delay=20ms,jitter=5ms, or some of these
     #[arg(long, value_name = "LIST", value_parser = parse_impairments)]

@@ -73,6 +73,8 @@ fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     for (_, error) in &libraries.refused {
         tracing::error!("a protocol library is refused: {error}");
     }
+    // A server without its keys would silently be one without QUIC: it does not start.
+    let quic = args.quic.as_deref().map(freena_quic_keys::Host::open).transpose()?;
     let mut workers = Vec::new();
     let choice = cores::Choice::begin();
     let pinned = Arc::new(Barrier::new(2));
@@ -94,6 +96,7 @@ fn serve(args: Args) -> Result<(), Box<dyn Error>> {
             secret,
             max_connections: args.max_sockets as usize,
             libraries: libraries.loaded.clone(),
+            quic: quic.clone(),
             commands: (command_queue, bell.clone()),
             events: (events.clone(), event_bell.clone()),
             pinned: pinned.clone(),
@@ -116,6 +119,7 @@ fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         taps,
         registry,
         libraries,
+        quic,
         events,
         event_sender,
         signal,

@@ -13,6 +13,7 @@ use freena_shm_abi::stream::{Accepted, accepted, state};
 use freena_shm_ring::SocketMapping;
 use freena_shm_ring::joint::{self, End};
 use freena_shm_ring::mapping::Sizes;
+use freena_wire::protocol::UDP;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::HashMap;
 use std::io;
@@ -28,6 +29,8 @@ const TX_SIZE: u32 = 1 << 20;
 const RX_SIZE: u32 = 4 << 20;
 /// Send buffer of both ends of a pair, in bytes as setsockopt takes it: some kicks fit, a fill of 8 KiB takes it all.
 pub const PAIR_BUFFER: i32 = 8 << 10;
+/// What `SO_PROTOCOL` says of QUIC: the number that Linux' work on QUIC in the kernel uses (include/uapi/linux/in.h there).
+const IPPROTO_QUIC: u32 = 261;
 /// Names of streams start here, those of datagram sockets at 1.
 const FIRST_ID: u64 = 1 << 32;
 
@@ -79,7 +82,9 @@ impl Stream {
     /// Another protocol carries it from now on. The program is told.
     pub fn set_protocol(&self, protocol: u8) {
         self.carried_by.store(protocol, Ordering::Relaxed);
-        self.memory.page().stream.told.protocol.store(protocol.into(), Ordering::Relaxed);
+        // Among streams that of UDP means QUIC, for which Linux has a number that is no IP protocol's.
+        let shown = if protocol == UDP { IPPROTO_QUIC } else { protocol.into() };
+        self.memory.page().stream.told.protocol.store(shown, Ordering::Relaxed);
     }
 
     /// The kernel socket for what the kernel must answer, made now where there is none yet.
@@ -204,6 +209,9 @@ pub struct Names {
 pub struct Lease {
     /// The control thread's name for it.
     pub id: u64,
+    /// Holds the UDP port where QUIC may carry what it is for.
+    #[expect(dead_code, reason = "held for its end")]
+    pub udp_port: Option<OwnedFd>,
     /// Who learns that it is over.
     pub events: (Sender<Event>, Arc<EventFd>),
 }

@@ -3,6 +3,7 @@
 mod adaptive;
 mod choosing;
 mod free;
+mod quic;
 
 use freena_tests::binaries::installed;
 use freena_tests::lab::{Lab, Server};

@@ -43,7 +43,14 @@ pub unsafe fn connect(fd: c_int, address: *const sockaddr, len: socklen_t) -> Ou
         return Err(Stop::Bypass(Reason::Candidate));
     };
     start(fd, candidate, peer, protocols);
-    let held = table::hold(fd).ok_or(Stop::Bypass(Reason::Untracked))?;
+    let Some(held) = table::hold(fd) else {
+        if settings::is_sealed(&protocols) && !peer.ip().is_loopback() {
+            // The kernel's TCP would send in the clear what was to be encrypted: now, and when it is tried again.
+            table::set_candidate(fd, candidate);
+            return Err(Errno(libc::EPROTONOSUPPORT).into());
+        }
+        return Err(Stop::Bypass(Reason::Untracked));
+    };
     let nonblocking = is_nonblocking(&held);
     if nonblocking && held.is_joined() {
         // It is there already; but no program has seen that at once, as the kernel's loopback never shows it.

@@ -31,6 +31,12 @@ pub fn listen(fd: c_int, backlog: c_int) -> Outcome {
         ..Request::new(op::TAKEOVER)
     };
     takeover::takeover(fd, candidate, &request);
+    if settings::is_sealed(&request.protocols) && table::hold(fd).is_none() {
+        // The kernel would take peers that send in the clear. It stops listening (tcp_disconnect).
+        let _ = sys::shutdown(fd, libc::SHUT_RDWR);
+        table::set_candidate(fd, candidate);
+        return Err(Errno(libc::EPROTONOSUPPORT).into());
+    }
     Ok(0)
 }
 

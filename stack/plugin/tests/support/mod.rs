@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses some of it")]
 
 pub mod build;
+pub mod quic;
 
 use freena_sim::{Clock, Config, Network, SimLink};
 use freena_stack_api::stream::{
@@ -219,6 +220,7 @@ impl Pair {
             }
             host.events();
             host.programs(now);
+            host.deliver(now);
             host.events();
             host.send(now, &self.kind);
         }
@@ -288,16 +290,26 @@ impl std::fmt::Debug for Pair {
 impl Host {
     pub fn take(&mut self, now: Instant, frame: &[u8]) {
         let Ok(packet) = parse_frame(frame) else { return };
-        let mut driver = Surroundings {
+        let (engine, mut driver) = self.parts();
+        let known = freena_stack_api::RxChecksum::Unknown;
+        if engine.handle_packet(now, &packet, known, 0, 1, &mut driver).is_err() {
+            self.wrong += 1;
+        }
+    }
+
+    fn deliver(&mut self, now: Instant) {
+        let (engine, mut driver) = self.parts();
+        engine.deliver(now, &mut driver);
+    }
+
+    fn parts(&mut self) -> (&mut dyn Protocol, Surroundings<'_>) {
+        let driver = Surroundings {
             side: self.side,
             streams: &mut self.streams,
             accepted: &mut self.accepted,
             backlog: self.backlog,
         };
-        let known = freena_stack_api::RxChecksum::Unknown;
-        if self.engine.handle_packet(now, &packet, known, 0, 1, &mut driver).is_err() {
-            self.wrong += 1;
-        }
+        (&mut *self.engine, driver)
     }
 
     pub fn events(&mut self) {
@@ -366,7 +378,8 @@ impl Host {
     }
 
     fn put(&mut self, transmit: &Transmit, kind: &Kind) {
-        let payload: Vec<u8> = transmit.payload.clone().map(|at| byte(self.side, at)).collect();
+        let mut payload: Vec<u8> = transmit.payload.clone().map(|at| byte(self.side, at)).collect();
+        payload.extend_from_slice(&transmit.body);
         let length = usize::from(transmit.header_len) + payload.len();
         assert!(transmit.segment == 0 && length + ipv4::HEADER_LEN <= MTU as usize, "{transmit:?}");
         let mut header = headers(self.side, kind.ip_protocol, length);

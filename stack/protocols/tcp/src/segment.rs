@@ -88,6 +88,16 @@ impl Head {
         };
         let mut header = [0; tcp::MAX_HEADER_LEN];
         let header_len = repr.emit(0, &mut header) as u8;
-        Transmit { connection: None, flow, header, header_len, payload: 0..0, segment: 0, ttl: 64, tos: 0 }
+        Transmit {
+            connection: None,
+            flow,
+            header,
+            header_len,
+            payload: 0..0,
+            body: Vec::new(),
+            segment: 0,
+            ttl: 64,
+            tos: 0,
+        }
     }
 }

@@ -69,6 +69,11 @@ impl Udp {
         self.table.lookup(flow)
     }
 
+    /// The packet that no socket had is another engine's: it is not counted.
+    pub fn disclaim(&mut self) {
+        self.stats.no_socket = self.stats.no_socket.saturating_sub(1);
+    }
+
     /// What was counted.
     pub fn stats(&self) -> UdpStats {
         self.stats

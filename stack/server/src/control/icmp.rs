@@ -36,7 +36,7 @@ impl Icmp {
     ///
     /// # Errors
     /// `EPERM` without CAP_NET_RAW.
-    pub(super) fn listen(epoll: &Epoll) -> io::Result<Self> {
+    pub(super) fn listen(epoll: &Epoll, udp: bool) -> io::Result<Self> {
         let open = |ethertype: u16, filter: &[SockFilter]| {
             // `SOCK_DGRAM`: from the IP header on, whatever the interface has before it.
             let kind = Type::DGRAM.nonblocking().cloexec();
@@ -47,7 +47,7 @@ impl Icmp {
             epoll.add(socket.as_raw_fd(), libc::EPOLLIN, token::ICMP)?;
             Ok::<_, io::Error>(socket)
         };
-        Ok(Icmp([open(ethernet::IPV4, &filter_v4())?, open(ethernet::IPV6, &filter_v6())?]))
+        Ok(Icmp([open(ethernet::IPV4, &filter_v4(udp))?, open(ethernet::IPV6, &filter_v6(udp))?]))
     }
 
     /// Takes what has come in and gives it to `sink`, each as a frame.
@@ -78,7 +78,7 @@ impl Control {
                     changed |= self.lower(quote.src, quote.dst, mtu);
                 }
                 (cause, Some((stream, flow))) => {
-                    self.tell_of_error(protocol::TCP, &stream, flow, quote, cause)
+                    self.tell_of_error(quote.protocol, &stream, flow, quote, cause)
                 }
                 (Cause::ProtocolUnreachable, None) => self.hear_of_protocol(quote),
                 _ => {}
@@ -124,16 +124,18 @@ impl Control {
         }
     }
 
-    /// The TCP connection of ours that a quoted segment belongs to.
+    /// The connection of ours, by TCP or QUIC, that a quoted segment belongs to.
     fn segment_of(&self, quote: &Quote<'_>) -> Option<(Arc<Stream>, Flow)> {
-        let (local_port, peer_port) = quote.ports().filter(|_| quote.protocol == protocol::TCP)?;
+        let number = quote.protocol;
+        let has_ports = number == protocol::TCP || number == protocol::UDP;
+        let (local_port, peer_port) = quote.ports().filter(|_| has_ports)?;
         // First what costs one look, since anybody can send such messages.
-        if !self.ownership.owns(&FlowKey::new(quote.src, local_port, protocol::TCP)) {
+        if !self.ownership.owns(&FlowKey::new(quote.src, local_port, number)) {
             return None;
         }
         let stream = self.registry.connection((quote.src, local_port), (quote.dst, peer_port))?;
         let flow = Flow { local: quote.src, local_port, peer: quote.dst, peer_port };
-        Some((stream, flow))
+        stream.protocols.contains(&number).then_some((stream, flow))
     }
 
     fn may_have_sent(&self, quote: &Quote<'_>) -> bool {
@@ -199,8 +201,8 @@ fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> SockFilter {
     SockFilter::new(code as u16, jt, jf, k)
 }
 
-/// ICMP type 3, not fragmented: code 4, or about anything but a datagram of UDP.
-fn filter_v4() -> [SockFilter; 13] {
+/// ICMP type 3, not fragmented: code 4, or about anything but a datagram of UDP (about those too if `udp`).
+fn filter_v4(udp: bool) -> [SockFilter; 13] {
     [
         instruction(LOAD_BYTE, 0, 0, 9),
         instruction(JUMP_EQUAL, 0, 10, protocol::ICMP.into()),
@@ -214,14 +216,14 @@ fn filter_v4() -> [SockFilter; 13] {
         instruction(JUMP_EQUAL, 0, 3, 3),
         // The protocol of the quoted header.
         instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_IND, 0, 0, icmp::HEADER_LEN as u32 + 9),
-        instruction(JUMP_EQUAL, 1, 0, protocol::UDP.into()),
+        instruction(JUMP_EQUAL, u8::from(!udp), 0, protocol::UDP.into()),
         instruction(RETURN, 0, 0, SNAP as u32),
         instruction(RETURN, 0, 0, 0),
     ]
 }
 
-/// ICMPv6 type 2, and types 1 and 4 about anything but a datagram of UDP; without extension headers.
-fn filter_v6() -> [SockFilter; 10] {
+/// ICMPv6 type 2, and types 1 and 4 about anything but a datagram of UDP (about those too if `udp`); without extension headers.
+fn filter_v6(udp: bool) -> [SockFilter; 10] {
     [
         instruction(LOAD_BYTE, 0, 0, 6),
         instruction(JUMP_EQUAL, 0, 7, protocol::ICMPV6.into()),
@@ -231,7 +233,7 @@ fn filter_v6() -> [SockFilter; 10] {
         instruction(JUMP_EQUAL, 0, 3, 4),
         // The next header of the quoted one.
         instruction(LOAD_BYTE, 0, 0, 40 + icmp::HEADER_LEN as u32 + 6),
-        instruction(JUMP_EQUAL, 1, 0, protocol::UDP.into()),
+        instruction(JUMP_EQUAL, u8::from(!udp), 0, protocol::UDP.into()),
         instruction(RETURN, 0, 0, SNAP as u32),
         instruction(RETURN, 0, 0, 0),
     ]

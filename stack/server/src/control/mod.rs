@@ -126,6 +126,8 @@ pub struct Setup {
     pub registry: Arc<Registry>,
     /// Protocol libraries.
     pub libraries: freena_plugin::Libraries,
+    /// Keys, where QUIC carries streams.
+    pub quic: Option<freena_quic_keys::Host>,
     /// Events of the workers, and the bell that announces them.
     pub events: (Receiver<Event>, Arc<EventFd>),
     /// For events of this thread's own.
@@ -150,6 +152,8 @@ pub struct Control {
     sockets: Sockets,
     registry: Arc<Registry>,
     libraries: freena_plugin::Libraries,
+    /// Keys, where QUIC carries streams.
+    quic: Option<freena_quic_keys::Host>,
     streams: streams::Streams,
     lease_events: Sender<Event>,
     ownership: Ownership,
@@ -177,6 +181,7 @@ impl Control {
             taps,
             registry,
             libraries,
+            quic,
             events,
             event_sender,
             signal,
@@ -188,7 +193,7 @@ impl Control {
         epoll.add(signal.as_raw_fd(), libc::EPOLLIN, token::SIGNAL)?;
         let probe = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
         let control = Control {
-            icmp: Icmp::listen(&epoll)?,
+            icmp: Icmp::listen(&epoll, quic.is_some())?,
             traces: Traces::new(taps.1, taps.0),
             closed: metrics::Closed::default(),
             epoll,
@@ -202,6 +207,7 @@ impl Control {
             boot_id: registry.boot_id,
             registry,
             libraries,
+            quic,
             streams: streams::Streams::default(),
             lease_events: event_sender,
             args,

@@ -87,7 +87,10 @@ impl Control {
     }
 
     fn take_over(&mut self, client: u64, request: &Request, companion: OwnedFd) -> Result<Answer, Rejected> {
-        if request.protocols() != [protocol::UDP] {
+        let is_stream =
+            socket2::SockRef::from(&companion).r#type().is_ok_and(|kind| kind == socket2::Type::STREAM);
+        // Of a stream socket the protocol of UDP means QUIC.
+        if request.protocols() != [protocol::UDP] || is_stream {
             return self.take_over_listener(client, request, companion);
         }
         let facts = self.examine(&companion, protocol::UDP)?;

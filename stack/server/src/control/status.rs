@@ -11,6 +11,7 @@ use crate::worker::{Command, Report};
 use freena_ebpf_abi::Counter;
 use freena_shm_abi::control::Response;
 use freena_shm_ring::mapping;
+use freena_wire::protocol;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -58,6 +59,9 @@ struct ProtocolStatus {
     file: Option<String>,
     /// `ready`, or why it is not used.
     state: String,
+    /// Of the own key, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -201,12 +205,21 @@ impl Control {
     }
 
     fn protocols_status(&self) -> Vec<ProtocolStatus> {
+        let quic = self.quic.iter().map(|keys| ProtocolStatus {
+            name: Some("quic".to_owned()),
+            library: String::new(),
+            ip_protocol: Some(protocol::UDP),
+            file: None,
+            state: "ready".to_owned(),
+            fingerprint: Some(keys.fingerprint.clone()),
+        });
         let loaded = self.libraries.loaded.iter().map(|library| ProtocolStatus {
             name: Some(library.name().to_owned()),
             library: library.file_name().to_owned(),
             ip_protocol: Some(library.ip_protocol()),
             file: Some(library.path().display().to_string()),
             state: library.fault().unwrap_or("ready").to_owned(),
+            fingerprint: None,
         });
         let refused = self.libraries.refused.iter().map(|(name, error)| ProtocolStatus {
             name: None,
@@ -214,12 +227,16 @@ impl Control {
             ip_protocol: None,
             file: None,
             state: error.to_string(),
+            fingerprint: None,
         });
-        loaded.chain(refused).collect()
+        quic.chain(loaded).chain(refused).collect()
     }
 
     /// What a stream protocol is called.
     pub(super) fn protocol_name(&self, number: u8) -> String {
+        if number == protocol::UDP {
+            return "quic".to_owned();
+        }
         let mut libraries = self.libraries.loaded.iter();
         libraries.find(|it| it.ip_protocol() == number).map_or("tcp", |it| it.name()).to_owned()
     }

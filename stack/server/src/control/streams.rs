@@ -25,6 +25,7 @@ use freena_shm_abi::stream::{Asked, state};
 use freena_tcp::{ListenerKey, Listening, Options};
 use freena_udp::{Binding, Table};
 use freena_wire::protocol;
+use socket2::{Domain, Socket, Type};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -37,6 +38,8 @@ use std::time::{Duration, Instant};
 const MAX_BACKLOG: u32 = 4096;
 /// The longest that a protocol may keep the next one from being tried.
 const MAX_STAGGER_MS: u32 = 60_000;
+/// How many ports are tried that UDP has free, until one is free of TCP too.
+const PORT_TRIES: u32 = 16;
 /// A message that fills a send buffer of [`crate::stream::PAIR_BUFFER`] alone.
 const FILL: [u8; 8 << 10] = [0; 8 << 10];
 
@@ -103,10 +106,13 @@ impl Control {
         let judged = self.judge(&facts).and_then(|reason| {
             self.judge_steering(&facts.binding)?;
             self.judge_room()?;
-            Ok(reason)
+            let udp_port = hold_udp_port(request.protocols(), &facts, facts.binding.local)?;
+            Ok((reason, udp_port))
         });
         match judged {
-            Ok(reason) => self.carry_listener(client, request, companion, &facts, reason).map_err(os),
+            Ok((reason, udp_port)) => {
+                self.carry_listener(client, request, companion, &facts, (reason, udp_port)).map_err(os)
+            }
             Err(reason) => Ok(self.leave(client, &facts, &reason)),
         }
     }
@@ -121,8 +127,12 @@ impl Control {
 
     fn carrier(&self, number: u8) -> Result<(), Rejected> {
         let libraries = &self.libraries.loaded;
-        if number == protocol::TCP {
+        if number == protocol::TCP || number == protocol::UDP && self.quic.is_some() {
             return Ok(());
+        }
+        if number == protocol::UDP {
+            let words = "no QUIC: freena-stack was started without --quic DIR, the folder of its keys";
+            return Err((libc::EPROTONOSUPPORT, words.to_owned()));
         }
         match libraries.iter().find(|library| library.ip_protocol() == number) {
             Some(library) => match library.fault() {
@@ -148,7 +158,7 @@ impl Control {
         request: &Request,
         companion: OwnedFd,
         facts: &Facts,
-        reason: String,
+        (reason, udp_port): (String, Option<OwnedFd>),
     ) -> io::Result<Answer> {
         // It holds nothing in its rings: the smallest ones.
         let parts = self.registry.make(1, 1)?;
@@ -160,7 +170,7 @@ impl Control {
         let listening = listening(facts, &companion, &page.asked);
         let binding = facts.binding;
         let steered = keys(&binding, &self.local_addresses(), request.protocols());
-        let lease = self.lease(binding, request.protocols(), steered.clone());
+        let lease = self.lease(binding, request.protocols(), steered.clone(), udp_port);
         let (stream, application_end) = parts.name(Names {
             ipv6: facts.ipv6,
             protocols: request.protocols().into(),
@@ -180,7 +190,7 @@ impl Control {
             listeners.len() - 1
         });
         listeners[key] = Some(stream.clone());
-        if request.protocols().contains(&protocol::TCP) {
+        if request.protocols().iter().any(|it| is_joinable(*it)) {
             self.streams.hearers.insert(key as ListenerKey, binding);
         }
         let backlog = request.backlog.min(MAX_BACKLOG) as usize;
@@ -211,14 +221,15 @@ impl Control {
         facts.peer_scope = request.peer.scope;
         let judged = self.judge_connect(&companion, &facts, request.protocols(), peer).and_then(|to| {
             self.judge_room()?;
-            hold_port(&companion, &mut facts, to.source())
-                .map_err(|error| format!("no port can be had from the kernel: {error}"))?;
-            Ok(to)
+            let udp_port = hold_ports(request.protocols(), &companion, &mut facts, to.source())?;
+            Ok((to, udp_port))
         });
         facts.binding.peer = Some(peer);
         match judged {
-            Ok(Way::Link(to)) => self.begin(client, request, companion, &mut facts, to).map_err(os),
-            Ok(Way::Listener(to)) => self.join(client, request, companion, &mut facts, to).map_err(os),
+            Ok((Way::Link(to), udp_port)) => {
+                self.begin(client, request, companion, &mut facts, (to, udp_port)).map_err(os)
+            }
+            Ok((Way::Listener(to), _)) => self.join(client, request, companion, &mut facts, to).map_err(os),
             Err(reason) => Ok(self.leave(client, &facts, &reason)),
         }
     }
@@ -229,7 +240,7 @@ impl Control {
         request: &Request,
         companion: OwnedFd,
         facts: &mut Facts,
-        to: Destination,
+        (to, udp_port): (Destination, Option<OwnedFd>),
     ) -> io::Result<Answer> {
         let parts = self.registry.make(request.tx_size, request.rx_size)?;
         let page = &parts.memory().page().stream;
@@ -241,7 +252,7 @@ impl Control {
         let peer = binding.peer.unwrap_or((to.source, 0));
         let stagger = Duration::from_millis(request.stagger_ms.min(MAX_STAGGER_MS).into());
         let steered = keys(&binding, &[], request.protocols());
-        let lease = self.lease(binding, request.protocols(), steered.clone());
+        let lease = self.lease(binding, request.protocols(), steered.clone(), udp_port);
         self.own(&steered);
         let (stream, application_end) = parts.name(Names {
             ipv6: facts.ipv6,
@@ -294,7 +305,7 @@ impl Control {
         let way = self.way(dst, source, oif);
         match way.carrier {
             Carrier::Link => {}
-            Carrier::Rings { ifindex } if protocols.contains(&protocol::TCP) => {
+            Carrier::Rings { ifindex } if protocols.iter().any(|it| is_joinable(*it)) => {
                 return self.judge_join(binding, peer, (source, oif), ifindex).map(Way::Listener);
             }
             Carrier::Rings { .. } => return Err("to this host: the kernel's TCP carries it".to_owned()),
@@ -396,11 +407,17 @@ impl Control {
         self.tell_all(|| Command::Stream(Order::Unlisten(key)));
     }
 
-    fn lease(&mut self, binding: Binding, protocols: &[u8], keys: Vec<FlowKey>) -> Arc<Lease> {
+    fn lease(
+        &mut self,
+        binding: Binding,
+        protocols: &[u8],
+        keys: Vec<FlowKey>,
+        udp_port: Option<OwnedFd>,
+    ) -> Arc<Lease> {
         let id = self.streams.next_lease;
         self.streams.next_lease += 1;
         self.streams.leases.insert(id, Leased { binding, protocols: protocols.into(), keys });
-        Arc::new(Lease { id, events: (self.lease_events.clone(), self.events.1.clone()) })
+        Arc::new(Lease { id, udp_port, events: (self.lease_events.clone(), self.events.1.clone()) })
     }
 
     fn own(&mut self, keys: &[FlowKey]) {
@@ -442,13 +459,69 @@ impl Control {
     }
 }
 
+/// Whether programs on this host that use this protocol are joined: what never leaves the host needs no encryption.
+fn is_joinable(number: u8) -> bool {
+    number == protocol::TCP || number == protocol::UDP
+}
+
 /// Makes a socket that is about to connect unwritable until it is drained.
 fn fill(parts: &Parts) {
     while sys::send(parts.application_end.as_fd(), &FILL).is_ok() {}
 }
 
-/// Has the kernel socket hold the port of a connection, and `facts` tell it.
-fn hold_port(companion: &OwnedFd, facts: &mut Facts, source: IpAddr) -> io::Result<()> {
+/// Has the kernel hold the UDP port of a socket that QUIC may carry, so that no other program gets what comes to it.
+fn hold_udp_port(protocols: &[u8], facts: &Facts, local: IpAddr) -> Result<Option<OwnedFd>, String> {
+    if !protocols.contains(&protocol::UDP) {
+        return Ok(None);
+    }
+    let port = facts.binding.port;
+    let hold = || {
+        let domain = if local.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        let socket = Socket::new(domain, Type::DGRAM, None)?;
+        if local.is_ipv6() {
+            socket.set_only_v6(!facts.binding.dual)?;
+        }
+        socket.set_reuse_port(facts.binding.share)?;
+        // What is not steered to the engine is nobody's.
+        socket.set_recv_buffer_size(1)?;
+        let name = match local {
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+                std::net::SocketAddrV6::new(v6, port, 0, facts.peer_scope.max(facts.scope)).into()
+            }
+            other => SocketAddr::new(other, port),
+        };
+        socket.bind(&name.into())?;
+        Ok(socket.into())
+    };
+    hold().map(Some).map_err(|error: io::Error| format!("QUIC needs UDP port {port}: {error}"))
+}
+
+/// Has the kernel hold the ports of a connection, and `facts` tell which: the same of TCP and, for QUIC, of UDP.
+fn hold_ports(
+    protocols: &[u8],
+    companion: &OwnedFd,
+    facts: &mut Facts,
+    source: IpAddr,
+) -> Result<Option<OwnedFd>, String> {
+    let refused = |error: io::Error| format!("no port can be had from the kernel: {error}");
+    if facts.binding.port != 0 || !protocols.contains(&protocol::UDP) {
+        hold_port(companion, facts, source, 0).map_err(refused)?;
+        return hold_udp_port(protocols, facts, source);
+    }
+    let mut tries = 0..PORT_TRIES;
+    loop {
+        let udp_port = hold_udp_port(protocols, facts, source)?;
+        let port = udp_port.as_ref().and_then(|it| socket2::SockRef::from(it).local_addr().ok()?.as_socket());
+        match hold_port(companion, facts, source, port.map_or(0, |name| name.port())) {
+            Ok(()) => return Ok(udp_port),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries.next().is_some() => {}
+            Err(error) => return Err(refused(error)),
+        }
+    }
+}
+
+/// Has the kernel socket hold the port of a connection, any if 0, and `facts` tell it.
+fn hold_port(companion: &OwnedFd, facts: &mut Facts, source: IpAddr, port: u16) -> io::Result<()> {
     if facts.binding.port != 0 {
         return Ok(());
     }
@@ -459,9 +532,9 @@ fn hold_port(companion: &OwnedFd, facts: &mut Facts, source: IpAddr) -> io::Resu
     let name = match source {
         IpAddr::V6(v6) => {
             let scope = if v6.is_unicast_link_local() { facts.peer_scope } else { 0 };
-            std::net::SocketAddrV6::new(v6, 0, 0, scope).into()
+            std::net::SocketAddrV6::new(v6, port, 0, scope).into()
         }
-        v4 => SocketAddr::new(v4, 0),
+        v4 => SocketAddr::new(v4, port),
     };
     let socket = socket2::SockRef::from(companion);
     let late = sys::get_option(companion, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT).unwrap_or(0);

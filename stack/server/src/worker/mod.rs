@@ -149,6 +149,8 @@ pub struct Setup {
     pub secret: [u8; 32],
     /// The most connections.
     pub max_connections: usize,
+    /// Keys, where QUIC carries streams.
+    pub quic: Option<freena_quic_keys::Host>,
     /// Protocol libraries.
     pub libraries: Vec<Arc<freena_plugin::Library>>,
     /// Commands, and the bell that announces them.
@@ -222,7 +224,7 @@ impl Worker {
                 setup.registry.clone(),
                 setup.secret,
                 setup.max_connections,
-                &setup.libraries,
+                (&setup.libraries, setup.quic.as_ref()),
             ),
             scratch: vec![0; 1 << 16],
             ready: Vec::with_capacity(64),

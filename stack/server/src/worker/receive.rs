@@ -136,8 +136,14 @@ impl Intake<'_> {
         }
         if fragment {
             self.take_fragment(&packet);
-        } else {
-            self.delivery.take(&packet, frame.checksum, frame.segment);
+        } else if !self.delivery.take(&packet, frame.checksum, frame.segment)
+            && let (Some((streams, paths, epoll)), None) = (&mut self.streams, &self.locals)
+            && streams.carries(protocol::UDP)
+        {
+            // No program's datagram socket has the port: it may be QUIC's.
+            self.delivery.udp.disclaim();
+            let segment = (&packet, frame.checksum, frame.segment);
+            streams.receive(paths, epoll, self.now, segment, self.delivery.ifindex);
         }
     }
 
@@ -173,11 +179,13 @@ struct Delivery<'a> {
 }
 
 impl Delivery<'_> {
-    fn take(&mut self, packet: &Packet<'_>, checksum: RxChecksum, segment: u16) {
-        // What is not delivered is counted by the engine.
-        if let Ok(datagram) = self.udp.receive(packet, checksum, segment, self.ifindex) {
-            self.deliver(packet, &datagram);
+    /// Whether there is a socket for it. What is not delivered is counted by the engine.
+    fn take(&mut self, packet: &Packet<'_>, checksum: RxChecksum, segment: u16) -> bool {
+        match self.udp.receive(packet, checksum, segment, self.ifindex) {
+            Ok(datagram) => self.deliver(packet, &datagram),
+            Err(refused) => return refused != freena_udp::Drop::NoSocket,
         }
+        true
     }
 
     /// Copies datagrams into the socket's receive ring.

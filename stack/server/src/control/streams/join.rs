@@ -98,7 +98,7 @@ impl Control {
         super::options::read(&companion, facts.ipv6, &one.memory().page().stream.asked);
         inherit_options(&listener.memory.page().stream.asked, &other.memory().page().stream.asked);
         // Nothing is steered for them.
-        let lease = self.lease(facts.binding, &[protocol::TCP], Vec::new());
+        let lease = self.lease(facts.binding, &[protocol::TCP], Vec::new(), None);
         let names = |ipv6, companion, owner, (local, peer), lease: &Arc<Lease>| Names {
             ipv6,
             protocols: [protocol::TCP].into(),

@@ -10,6 +10,7 @@ use crate::sys;
 use freena_shm_abi::Endpoint;
 use freena_shm_abi::stream::{Accepted, accepted};
 use freena_tcp::ListenerKey;
+use freena_wire::protocol;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -74,6 +75,8 @@ impl Worker {
         let table = &mut self.streams.table;
         let Some(listener) = table.listener(key) else { return };
         let Some(companion) = listener.stream.companion.get().cloned() else { return };
+        // Where QUIC is the only protocol nothing comes in unencrypted.
+        let is_sealed = *listener.stream.protocols == [protocol::UDP];
         listener.kernel_waits = false;
         for taken in 0.. {
             // No edge will tell of those that stay.
@@ -82,6 +85,10 @@ impl Worker {
                 break;
             }
             match sys::accept(companion.as_fd()) {
+                // It ends as a port does that nobody listens at, as far as can be said after the handshake.
+                Ok((fd, local, peer)) if is_sealed && !is_within(&local, &peer) => {
+                    let _ = socket2::SockRef::from(&fd).set_linger(Some(Duration::ZERO));
+                }
                 Ok((fd, local, peer)) => listener.pending.push_back(Handout::Kernel(fd, local, peer)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => break,
@@ -121,6 +128,11 @@ impl Worker {
             _ => {}
         }
     }
+}
+
+/// Whether a connection of the kernel's never leaves this host.
+fn is_within(local: &SocketAddr, peer: &SocketAddr) -> bool {
+    local.ip() == peer.ip() || peer.ip().to_canonical().is_loopback()
 }
 
 fn send(listener: &crate::stream::Stream, handout: &Handout) -> io::Result<()> {

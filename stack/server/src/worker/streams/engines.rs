@@ -1,7 +1,10 @@
-//! The engines of a worker: TCP, and one for each protocol library. All are driven as one.
+//! The engines of a worker: TCP, QUIC where there are keys, and one for each protocol library. All are driven as one.
+//!
+//! An engine goes by the IP protocol of its packets. Among streams that of UDP means QUIC.
 //!
 //! A connection's handle tells its engine in the upper bits; below is the number that the engine gave.
 
+use super::driver::Host;
 use freena_plugin::Library;
 use freena_stack_api::RxChecksum;
 use freena_stack_api::stream::{Protocol, Source};
@@ -56,10 +59,37 @@ pub(super) fn split(Handle(handle): Handle) -> (usize, Handle) {
 
 impl Engines {
     /// TCP and the libraries. A library that makes no engine is left out, with a message.
-    pub(super) fn new(tcp: freena_tcp::Config, libraries: &[Arc<Library>]) -> Self {
+    pub(super) fn new(
+        tcp: freena_tcp::Config,
+        libraries: &[Arc<Library>],
+        quic: Option<&freena_quic_keys::Host>,
+    ) -> Self {
         let made =
             Engine { engine: Box::new(Tcp::new(tcp)), protocol: protocol::TCP, checksum: Some(TCP_CHECKSUM) };
         let mut engines = vec![made];
+        if let Some(keys) = quic {
+            // Connection ids of two workers must not be the same.
+            let mut secret = [0; 32];
+            if let Err(error) = crate::sys::random(&mut secret) {
+                tracing::error!(%error, "no secrets for QUIC: its connection ids can be guessed");
+            }
+            let made = freena_quic::Quic::new(&freena_quic::Config {
+                secret,
+                reset_key: keys.secret,
+                max_connections: tcp.max_connections.min(MAX_CONNECTIONS),
+                max_half_open: tcp.max_half_open,
+                server: keys.server.clone(),
+                client: keys.client.clone(),
+            });
+            match made {
+                Ok(engine) => engines.push(Engine {
+                    engine: Box::new(engine),
+                    protocol: protocol::UDP,
+                    checksum: Some(freena_wire::udp::CHECKSUM_OFFSET as u16),
+                }),
+                Err(error) => tracing::error!(%error, "no engine for QUIC"),
+            }
+        }
         let config = freena_plugin::Config {
             secret: tcp.secret,
             max_connections: tcp.max_connections.min(MAX_CONNECTIONS) as u32,
@@ -146,6 +176,14 @@ impl Engines {
             if engine.poll_timeout().is_some_and(|due| due <= now) {
                 engine.handle_timeout(now);
             }
+        }
+    }
+
+    /// What engines keep waiting for room or a place in a queue.
+    pub(super) fn deliver(&mut self, now: Instant, host: &mut Host<'_>) {
+        for (index, it) in self.0.iter_mut().enumerate() {
+            host.protocol = it.protocol;
+            it.engine.deliver(now, &mut Named { driver: host, engine: index });
         }
     }
 

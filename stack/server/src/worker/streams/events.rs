@@ -287,6 +287,7 @@ fn errno_of(failure: Failure) -> i32 {
         Failure::Refused => libc::ECONNREFUSED,
         Failure::Reset => libc::ECONNRESET,
         Failure::TimedOut => libc::ETIMEDOUT,
+        Failure::Untrusted => libc::EKEYREJECTED,
         Failure::Unreachable(IcmpError::Network) => libc::ENETUNREACH,
         Failure::Unreachable(IcmpError::Host) => libc::EHOSTUNREACH,
         Failure::Unreachable(IcmpError::Port) => libc::ECONNREFUSED,

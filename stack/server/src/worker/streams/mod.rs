@@ -84,12 +84,12 @@ impl Streams {
         registry: Arc<Registry>,
         secret: [u8; 32],
         max_connections: usize,
-        libraries: &[Arc<Library>],
+        (libraries, quic): (&[Arc<Library>], Option<&freena_quic_keys::Host>),
     ) -> Self {
         let config =
             Config { secret, max_connections, max_half_open: MAX_HALF_OPEN, max_time_wait: MAX_TIME_WAIT };
         Streams {
-            engines: Engines::new(config, libraries),
+            engines: Engines::new(config, libraries, quic),
             table: Table::default(),
             stage: Stage::default(),
             races: Vec::new(),
@@ -166,8 +166,25 @@ impl Worker {
         let mut work = self.hear_programs();
         self.streams.engines.handle_timeout(self.now);
         self.run_races();
+        self.deliver_streams();
         work += self.tell_programs();
         work + self.transmit_streams()
+    }
+
+    /// Lets engines store what has waited for room, and accept who has waited for a place.
+    fn deliver_streams(&mut self) {
+        let streams = &mut self.streams;
+        let mut host = Host {
+            table: &mut streams.table,
+            registry: &streams.registry,
+            protocol: 0,
+            index: streams.index,
+            paths: &mut self.paths,
+            epoll: &self.epoll,
+            now: self.now,
+            ifindex: 0,
+        };
+        streams.engines.deliver(self.now, &mut host);
     }
 
     /// Carries out what the control thread asks for.

@@ -8,7 +8,7 @@ use super::table::Connection;
 use super::{Worker, driver, events, find_way, options, watch};
 use crate::stream::Stream;
 use crate::worker::path::{Path as Way, Unresolved};
-use freena_tcp::{ConnectError, Event, Flow, Handle, Options, Path};
+use freena_tcp::{ConnectError, Event, Failure, Flow, Handle, Options, Path};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -122,8 +122,14 @@ impl Worker {
                 }
                 Some(event)
             }
-            Event::Failed(handle, _) => {
+            Event::Failed(handle, failure) => {
                 let Some(index) = races.iter().position(|race| race.has(handle)) else { return Some(event) };
+                if failure == Failure::Untrusted {
+                    // Whoever pretends to be the peer shall not bring the program to speak to it in the clear.
+                    let race = self.streams.races.swap_remove(index);
+                    self.decide_for(race, handle);
+                    return Some(event);
+                }
                 races[index].attempts.retain(|(attempt, _)| *attempt != handle);
                 if self.try_next(index) || !self.streams.races[index].attempts.is_empty() {
                     let race = &mut self.streams.races[index];
@@ -153,12 +159,18 @@ impl Worker {
 
     /// An attempt has succeeded.
     fn decide(&mut self, race: Race, winner: Handle) {
+        let won = race.attempts.iter().find(|(attempt, _)| *attempt == winner);
+        if let (Some((_, protocol)), Some(peer)) = (won, race.stream.peer) {
+            self.streams.registry.remembered.note(peer, *protocol, self.now);
+        }
+        self.decide_for(race, winner);
+    }
+
+    /// The socket belongs to an attempt from now on; all others end.
+    fn decide_for(&mut self, race: Race, winner: Handle) {
         for (attempt, protocol) in &race.attempts {
             if *attempt == winner {
                 race.stream.set_protocol(*protocol);
-                if let Some(peer) = race.stream.peer {
-                    self.streams.registry.remembered.note(peer, *protocol, self.now);
-                }
             } else {
                 self.streams.engines.abort(self.now, *attempt);
             }

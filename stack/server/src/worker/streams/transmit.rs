@@ -12,6 +12,7 @@ use crate::stream::Stream;
 use freena_ip::MIN_V4;
 use freena_stack_api::{Burst, Chunk, Gso};
 use freena_tcp::IcmpError;
+use freena_wire::protocol::UDP;
 use freena_wire::{checksum, ethernet, ipv4, ipv6};
 use std::mem;
 use std::net::{IpAddr, Ipv6Addr};
@@ -37,12 +38,15 @@ struct Staged {
     /// Keeps the payload where it is. None for segments without.
     #[expect(dead_code, reason = "held for the chunks")]
     stream: Option<Arc<Stream>>,
+    /// Payload that is the engine's own: on the heap, so that the chunks stay right when this moves.
+    #[expect(dead_code, reason = "held for the chunks")]
+    body: Vec<u8>,
     port: usize,
     header: [u8; MAX_HEADER],
     header_len: u8,
     l4: u8,
     checksum: u16,
-    // `'static` stands for "as long as `stream`".
+    // `'static` stands for "as long as `stream`" or `body`.
     chunks: [Chunk<'static>; 2],
     payload_len: u32,
     segment: u16,
@@ -80,6 +84,7 @@ impl Stage {
         header[..FRAME].copy_from_slice(&solicitation(fast.src_mac, own, next));
         self.staged.push(Staged {
             stream: None,
+            body: Vec::new(),
             port: fast.port,
             header,
             header_len: FRAME as u8,
@@ -140,7 +145,7 @@ impl Worker {
         if let Some((fast, until)) = connection.as_ref().and_then(|connection| connection.way)
             && self.now < until
         {
-            self.stage_by(&fast, &outgoing);
+            self.stage_by(&fast, outgoing);
             return;
         }
         let ifindex = connection.as_ref().map_or(0, |connection| connection.stream.ifindex);
@@ -154,7 +159,7 @@ impl Worker {
                         streams.engines.set_path(self.now, handle, path);
                     }
                 }
-                self.stage_by(&fast, &outgoing);
+                self.stage_by(&fast, outgoing);
             }
             Way::Unresolved(unresolved) => self.hold(outgoing, since, &unresolved),
             // No route, or the address has become our own: lost, as on the way. The engine tries again.
@@ -193,10 +198,11 @@ impl Worker {
     }
 
     /// Writes the headers of a segment and stages it.
-    fn stage_by(&mut self, fast: &Fast, outgoing: &Outgoing) {
-        let Outgoing { transmit, protocol, checksum: field } = outgoing;
+    fn stage_by(&mut self, fast: &Fast, outgoing: Outgoing) {
+        let Outgoing { mut transmit, protocol, checksum: field } = outgoing;
         let streams = &mut self.streams;
-        let payload_len = transmit.payload.end.wrapping_sub(transmit.payload.start);
+        let body = mem::take(&mut transmit.body);
+        let mut payload_len = transmit.payload.end.wrapping_sub(transmit.payload.start);
         let mut chunks = [Chunk::new(&[]); 2];
         let mut stream = None;
         if payload_len > 0 {
@@ -212,17 +218,23 @@ impl Worker {
             // SAFETY: spans lie in the mapping of `stream`, which the staged burst keeps.
             chunks = spans.map(|span| unsafe { Chunk::from_raw(span.data, span.len) });
             stream = Some(connection.stream.clone());
+        } else if !body.is_empty() {
+            payload_len = body.len() as u64;
+            // SAFETY: the bytes are those of `body`, which the staged burst keeps and nobody changes.
+            chunks[0] = unsafe { Chunk::from_raw(body.as_ptr(), body.len()) };
         }
-        let tcp_len = usize::from(transmit.header_len).min(60);
+        let header_len = usize::from(transmit.header_len).min(60);
         let l3 = ethernet::HEADER_LEN;
         let flow = &transmit.flow;
-        let length = tcp_len as u32 + payload_len as u32;
-        let Some(pseudo) = checksum::pseudo(flow.local, flow.peer, *protocol, length as u16) else {
+        let length = header_len as u32 + payload_len as u32;
+        let Some(pseudo) = checksum::pseudo(flow.local, flow.peer, protocol, length as u16) else {
             return;
         };
         let mut header = [0; MAX_HEADER];
         let gso = if transmit.segment == 0 || payload_len <= u64::from(transmit.segment) {
             Gso::None
+        } else if protocol == UDP {
+            Gso::Udp
         } else if flow.peer.is_ipv4() {
             Gso::Tcp4
         } else {
@@ -237,7 +249,7 @@ impl Worker {
                 let repr = ipv4::Repr {
                     src,
                     dst,
-                    protocol: *protocol,
+                    protocol,
                     ttl: transmit.ttl,
                     tos: transmit.tos,
                     id,
@@ -255,7 +267,7 @@ impl Worker {
                 let repr = ipv6::Repr {
                     src,
                     dst,
-                    next_header: *protocol,
+                    next_header: protocol,
                     hop_limit: transmit.ttl,
                     traffic_class: transmit.tos,
                     flow_label: 0,
@@ -267,8 +279,8 @@ impl Worker {
             _ => return,
         };
         ethernet::Repr { dst: fast.dst_mac, src: fast.src_mac, ethertype }.emit(&mut header);
-        header[l4..l4 + tcp_len].copy_from_slice(&transmit.header[..tcp_len]);
-        let field = field.filter(|at| usize::from(*at) + 2 <= tcp_len);
+        header[l4..l4 + header_len].copy_from_slice(&transmit.header[..header_len]);
+        let field = field.filter(|at| usize::from(*at) + 2 <= header_len);
         if let Some(at) = field {
             let at = l4 + usize::from(at);
             header[at..at + 2].copy_from_slice(&pseudo.partial().to_be_bytes());
@@ -281,9 +293,10 @@ impl Worker {
         }
         streams.stage.staged.push(Staged {
             stream,
+            body,
             port: fast.port,
             header,
-            header_len: (l4 + tcp_len) as u8,
+            header_len: (l4 + header_len) as u8,
             // 0: there is no checksum to be filled in.
             l4: if field.is_some() { l4 as u8 } else { 0 },
             checksum: field.unwrap_or(0),
