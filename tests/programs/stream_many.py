@@ -9,6 +9,18 @@ listener.setblocking(False)
 sel = selectors.DefaultSelector()
 sel.register(listener, selectors.EVENT_READ)
 sel.register(sys.stdin, selectors.EVENT_READ)
+
+
+def answered(stream):
+    try:
+        if words := stream.recv(4096):
+            stream.sendall(words)
+            return True
+    except ConnectionError:
+        pass
+    return False
+
+
 print("open")
 count = 0
 while True:
@@ -22,9 +34,7 @@ while True:
             c.setblocking(False)
             sel.register(c, selectors.EVENT_READ)
             count += 1
-        elif words := key.fileobj.recv(4096):
-            key.fileobj.sendall(words)
-        else:
+        elif not answered(key.fileobj):
             sel.unregister(key.fileobj)
             key.fileobj.close()
             count -= 1

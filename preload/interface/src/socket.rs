@@ -23,7 +23,12 @@ use freena_shm_ring::cursor::ConsumerCursor;
 pub const MAX: usize = 1 << 16;
 
 static SLAB: AtomicPtr<Socket> = AtomicPtr::new(ptr::null_mut());
-static HINT: AtomicU32 = AtomicU32::new(0);
+/// Places of the slab that were never used begin here.
+static FRESH: AtomicU32 = AtomicU32::new(0);
+/// The place that was given back last: one more than its number, 0 for none, below a count of changes, by which a thread
+/// notices that others were there meanwhile. Used again first, so that a program has as many pages of the slab as it has
+/// sockets at a time, however many it had one after the other.
+static FREE: AtomicU64 = AtomicU64::new(0);
 
 /// What kind of socket it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +44,8 @@ pub enum Kind {
 pub struct Socket {
     /// One for each descriptor number and each call under way.
     refs: AtomicU32,
-    taken: AtomicBool,
+    /// While it is not in use: the place that was given back before it, as [`FREE`] has it.
+    next: AtomicU32,
     /// The companion, borrowed for good because datagrams go through it; -1 for none, less by one, so that zeroed
     /// memory says none.
     companion: AtomicI32,
@@ -103,28 +109,43 @@ fn place(mapping: SocketMapping) -> Option<Held> {
     if base.is_null() {
         return None;
     }
-    let hint = HINT.load(Ordering::Relaxed) as usize;
-    for step in 0..MAX {
-        let index = (hint + step) % MAX;
-        // SAFETY: the slab has `MAX` elements, mapped for good; zero bytes are a socket that is not in use.
-        let socket: &'static Socket = unsafe { &*base.add(index) };
-        if socket.taken.swap(true, Ordering::Acquire) {
-            continue;
-        }
-        HINT.store(index as u32 + 1, Ordering::Relaxed);
-        // SAFETY: `refs` is zero and `taken` was false: nobody else looks at the cells.
-        unsafe {
-            (*socket.mapping.get()).write(mapping);
-            *socket.route.get() = None;
-            *socket.rings.get() = [ConsumerCursor::default(); MAX_RX_RINGS];
-        }
-        socket.companion.store(0, Ordering::Relaxed);
-        socket.peer_end.store(0, Ordering::Relaxed);
-        socket.stream.store(stream, Ordering::Relaxed);
-        socket.refs.store(1, Ordering::Release);
-        return Some(Held(socket));
+    let index = take_freed(base).or_else(|| {
+        let next = |fresh: u32| ((fresh as usize) < MAX).then_some(fresh + 1);
+        FRESH.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok()
+    })?;
+    // SAFETY: the slab has `MAX` elements, mapped for good; zero bytes are a socket that is not in use.
+    let socket: &'static Socket = unsafe { &*base.add(index as usize) };
+    // SAFETY: `refs` is zero and the place was taken for this call alone: nobody else looks at the cells.
+    unsafe {
+        (*socket.mapping.get()).write(mapping);
+        *socket.route.get() = None;
+        *socket.rings.get() = [ConsumerCursor::default(); MAX_RX_RINGS];
     }
-    None
+    socket.companion.store(0, Ordering::Relaxed);
+    socket.peer_end.store(0, Ordering::Relaxed);
+    socket.stream.store(stream, Ordering::Relaxed);
+    socket.refs.store(1, Ordering::Release);
+    Some(Held(socket))
+}
+
+/// [`FREE`] after a change: another place on top.
+fn changed(free: u64, top: u32) -> u64 {
+    ((free >> 32).wrapping_add(1) << 32) | u64::from(top)
+}
+
+/// Takes the place that was given back last.
+fn take_freed(base: *mut Socket) -> Option<u32> {
+    let mut free = FREE.load(Ordering::Acquire);
+    loop {
+        let index = (free as u32).checked_sub(1)?;
+        // SAFETY: a place that was used before lies within the slab, which is mapped for good. If another thread has just
+        // taken it, what is read is not used: the count has changed.
+        let next = unsafe { &*base.add(index as usize) }.next.load(Ordering::Relaxed);
+        match FREE.compare_exchange_weak(free, changed(free, next), Ordering::Acquire, Ordering::Acquire) {
+            Ok(_) => return Some(index),
+            Err(seen) => free = seen,
+        }
+    }
 }
 
 impl Socket {
@@ -155,7 +176,17 @@ impl Socket {
         own::release(self.peer_end.swap(0, Ordering::Relaxed) - 1);
         // SAFETY: `refs` is zero, so nobody else uses the cell, and `hold` refuses; it was written by `insert`.
         unsafe { (*self.mapping.get()).assume_init_drop() };
-        self.taken.store(false, Ordering::Release);
+        let base = SLAB.load(Ordering::Acquire).addr();
+        let own = ((&raw const *self).addr() - base) / size_of::<Socket>();
+        let mut free = FREE.load(Ordering::Relaxed);
+        loop {
+            self.next.store(free as u32, Ordering::Relaxed);
+            let top = changed(free, own as u32 + 1);
+            match FREE.compare_exchange_weak(free, top, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(seen) => free = seen,
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::super::receive::wants_edge;
 use super::table::{Connection, Remains};
-use super::{MAX_TIME_WAIT, Worker, programs};
+use super::{Worker, programs};
 use crate::stream::Stream;
 use crate::sys;
 use freena_shm_abi::stream::state;
@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// How long the engine waits for old duplicates.
 const TIME_WAIT: Duration = Duration::from_secs(60);
+/// Ports that a worker holds meanwhile, by a descriptor each; beyond, the kernel may give the oldest to another socket earlier.
+const MAX_REMAINS: usize = 4096;
 
 /// Messages that are read from a program at a time.
 const DRAINED: u32 = 16;
@@ -155,7 +157,7 @@ impl Worker {
             (waits, connection.accepted, connection.stream.companion.get())
         {
             let remains = &mut self.streams.table.remains;
-            if remains.len() >= MAX_TIME_WAIT {
+            if remains.len() >= MAX_REMAINS {
                 remains.pop_front();
             }
             let held = (connection.stream.lease.clone(), companion.clone());
