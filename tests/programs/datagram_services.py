@@ -188,8 +188,10 @@ def many(it):
         count = libc.recvmmsg(it.fileno(), place, len(sizes) - got, 0x10000, None)
         assert count > 0, ctypes.get_errno()
         got += count
-    assert [header.length for header in made] == sizes
-    assert all(memory[at].raw[:size] == message(size) for at, size in enumerate(sizes))
+    # Long ones may take another way, and be overtaken.
+    lengths = [header.length for header in made]
+    assert sorted(lengths) == sorted(sizes), lengths
+    assert all(memory[at].raw[:size] == message(size) for at, size in enumerate(lengths))
 
 
 def fork(it):

@@ -65,6 +65,8 @@ def serve():
             while len(data) < 5:
                 data = connection.recv(5, socket.MSG_PEEK)
             connection.sendall(data + b"!")
+        elif command == b"LATE":
+            print("late", len(connection.recv(1000, socket.MSG_WAITALL)), flush=True)
         elif command == b"QUIT":
             sys.exit(0)
         connection.close()
@@ -146,6 +148,17 @@ def ask():
     print("all arrived", flush=True)
 
 
+def hurry():
+    """Closes before the two ends can have agreed."""
+    for _ in range(5):
+        connection = connect()
+        connection.sendall(b"LATE" + MARK)
+        connection.close()
+    connection = connect()
+    connection.sendall(b"QUIT")
+    print("said", flush=True)
+
+
 def tell():
     """Says something, and tells what becomes of it."""
     connection = connect()
@@ -157,4 +170,4 @@ def tell():
         print("errno", error.errno, flush=True)
 
 
-{"serve": serve, "ask": ask, "tell": tell}[role]()
+{"serve": serve, "ask": ask, "hurry": hurry, "tell": tell}[role]()

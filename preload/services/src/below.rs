@@ -4,7 +4,7 @@ use core::ffi::{c_int, c_void};
 use freena_preload_control::next;
 use freena_preload_control::sys::{self, Errno};
 use freena_preload_interface::outcome::{Outcome, Stop};
-use freena_preload_interface::{names, options, poll, receive, send, takeover};
+use freena_preload_interface::{descriptors, names, options, poll, receive, send, takeover};
 use freena_service_chain::Wishes;
 use libc::{iovec, msghdr, sockaddr, sockaddr_storage, socklen_t};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -71,6 +71,21 @@ pub fn send(fd: c_int, bytes: &[u8], flags: c_int) -> sys::Result<usize> {
     // SAFETY: the slice is readable; it does not wait.
     let outcome = unsafe { send::sendto(fd, bytes.as_ptr().cast(), bytes.len(), flags, ptr::null(), 0) };
     either(outcome, || sys::send(fd, bytes, flags).map(|count| count as isize))
+}
+
+/// Another number for a socket, `first` or higher, which the layers below know as they know the program's.
+///
+/// # Errors
+/// As fcntl(2).
+pub(crate) fn duplicate(fd: c_int, first: usize) -> sys::Result<c_int> {
+    let own = sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, first)?;
+    descriptors::duplicated(fd, own);
+    Ok(own)
+}
+
+/// close(2), of a number that [`duplicate`] gave.
+pub(crate) fn close(fd: c_int) {
+    let _ = either(descriptors::close(fd), || sys::close(fd).map(|()| 0));
 }
 
 /// shutdown(2).

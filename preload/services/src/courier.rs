@@ -50,7 +50,7 @@ pub(crate) fn enrol(fd: c_int) {
 /// Has the thread finish a stream that the program closes. It is given a number of its own for it.
 pub(crate) fn finish(held: Held, fd: c_int) {
     let first = (sys::descriptor_limit() / 2).min(512) as usize;
-    if let Ok(own) = sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, first) {
+    if let Ok(own) = below::duplicate(fd, first) {
         add(Job { held, fd: own, closed: true });
     }
 }
@@ -119,7 +119,7 @@ fn go_on(job: &Job) -> bool {
             }
     });
     if !busy && job.closed {
-        let _ = sys::close(job.fd);
+        below::close(job.fd);
         CLOSING.fetch_sub(1, Ordering::Relaxed);
     }
     busy
