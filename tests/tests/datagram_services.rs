@@ -106,9 +106,9 @@ fn lossy(from: u16, to: u16) {
     let mut random = 1u64;
     let mut lost = move || {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) % 20 == 0
+        (random >> 33).is_multiple_of(20)
     };
-    let mut lost_back = lost.clone();
+    let mut lost_back = lost;
     let (near_back, far_back, client_back) = (Arc::clone(&near), Arc::clone(&far), Arc::clone(&client));
     thread::spawn(move || {
         let mut buffer = [0; 65_536];
