@@ -15,6 +15,9 @@ const KNOWN: c_int =
     libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE | libc::MSG_EOR | libc::MSG_CONFIRM;
 /// Most bytes that are taken before the lock is given up.
 const SHARE: usize = 256 * 1024;
+/// How long a call that waits for the two ends to agree sleeps at most, in nanoseconds: the courier, or another thread, may
+/// take the peer's agreement out of the queue first, and no readiness of the socket tells of it then.
+const GLANCE: u64 = 2_000_000;
 
 enum Turn {
     Taken(usize),
@@ -199,7 +202,9 @@ unsafe fn turn(fd: c_int, buffers: &[iovec], done: usize, flags: c_int) -> Resul
         Taken::Bytes(count) => Turn::Taken(count),
         Taken::Plain => Turn::Plain,
         Taken::Full => Turn::Wait(libc::POLLOUT, u64::MAX),
-        Taken::Agreement => Turn::Wait(libc::POLLIN | interest, deadline),
+        Taken::Agreement => {
+            Turn::Wait(libc::POLLIN | interest, deadline.min(sys::monotonic().saturating_add(GLANCE)))
+        }
         Taken::Until(at) => Turn::Wait(0, at),
     })
 }
