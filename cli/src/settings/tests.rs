@@ -34,8 +34,10 @@ fn a_file_says_it_for_each_type() {
     assert_eq!(words("both", r#"<default name="UDP"/><default name="TCP"/>"#), "v=1 datagram=17 stream=6");
     assert_eq!(words("one", r#"<default name="TCP"/>"#), "v=1 datagram=kernel stream=6");
     assert_eq!(words("kernel", r#"<default name="TCP" lib="kernel"/>"#), "v=1 datagram=kernel stream=kernel");
-    let error = for_text("other", r#"<default name="QUIC"/>"#).unwrap_err().to_string();
-    assert!(error.contains("stream sockets are to use `QUIC`"), "{error}");
+    let error = for_text("other", r#"<default name="MPTCP"/>"#).unwrap_err().to_string();
+    assert!(error.contains("stream sockets are to use `MPTCP`"), "{error}");
+    let error = for_text("asks", r#"<default name="QUIC"/>"#).unwrap_err().to_string();
+    assert!(error.contains("cannot reach freena-stack on /nonexistent/control"), "{error}");
     let error = for_text("quic", r#"<default name="QUIC" lib="kernel"/>"#).unwrap_err().to_string();
     assert!(error.ends_with("the kernel has no QUIC"), "{error}");
     let library = r#"<default name="NEAT" lib="libneat.so" type="datagram"/>"#;
