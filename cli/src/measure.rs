@@ -1,7 +1,7 @@
 //! `freena bench` and `freena demo`.
 
 use clap::{Subcommand, ValueEnum};
-use freena_perf::bench::{self, Hosts, Load, Options, Report, Series};
+use freena_perf::bench::{self, Case, Hosts, Load, Options, Report, Series};
 use freena_perf::lab::{self, Access};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,43 @@ enum What {
     Latency(MeasureArgs),
     /// Two programs on one host: a steady stream and a ping-pong, kernel loopback against ring to ring
     Local(MeasureArgs),
+    /// TCP connections, kernel and framework: bulk, requests, opened and closed, a path that delays and loses
+    Streams(StreamsArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct StreamsArgs {
+    /// What to do with connections [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "CASE")]
+    cases: Option<Vec<CaseName>>,
+
+    /// Length of each run in seconds; four times that where frames are lost
+    #[arg(long, value_name = "S")]
+    seconds: Option<f64>,
+
+    /// Runs of each series, of which the median counts
+    #[arg(long, value_name = "N")]
+    rounds: Option<u32>,
+
+    /// Arguments for freena-stack, such as `--poll busy`
+    #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
+    server: Option<String>,
+
+    /// Write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Write a plot as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum CaseName {
+    Bulk,
+    Requests,
+    Opens,
+    Lossy,
 }
 
 #[derive(Debug, clap::Args)]
@@ -97,9 +134,16 @@ pub(crate) struct DemoArgs {
 /// No hosts can be made, an option is out of bounds, or a file cannot be written.
 pub(crate) fn bench(args: &BenchArgs) -> miette::Result<ExitCode> {
     enter()?;
-    let mut options = options()?;
-    let what = &args.what;
-    let (What::Throughput(args) | What::Latency(args) | What::Local(args)) = what;
+    let options = options()?;
+    match &args.what {
+        What::Streams(args) => streams(args, options),
+        What::Throughput(measure) | What::Latency(measure) | What::Local(measure) => {
+            datagrams(&args.what, measure, options)
+        }
+    }
+}
+
+fn datagrams(what: &What, args: &MeasureArgs, mut options: Options) -> miette::Result<ExitCode> {
     if matches!(what, What::Local(_)) {
         options.hosts = Hosts::One;
         options.sizes = vec![64];
@@ -130,11 +174,32 @@ pub(crate) fn bench(args: &BenchArgs) -> miette::Result<ExitCode> {
     let report = match what {
         What::Throughput(_) => measure_throughput(&options)?,
         What::Latency(_) => measure_latency(options)?,
-        What::Local(_) => {
+        What::Local(_) | What::Streams(_) => {
             let streams = measure_throughput(&options)?;
             Report { latency: measure_latency(options)?.latency, ..streams }
         }
     };
+    println!("{}", report.table());
+    if let Some(path) = &args.json {
+        write(path, &report.to_json())?;
+    }
+    if let Some(path) = &args.plot {
+        report.write_svg(path).map_err(|error| miette::miette!("{}: {error}", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn streams(args: &StreamsArgs, mut options: Options) -> miette::Result<ExitCode> {
+    options.seconds = args.seconds.unwrap_or(options.seconds);
+    options.rounds = args.rounds.unwrap_or(options.rounds);
+    if let Some(server) = &args.server {
+        options.server_arguments = server.split_whitespace().map(str::to_owned).collect();
+    }
+    let cases: Vec<Case> = match &args.cases {
+        None => Case::ALL.to_vec(),
+        Some(names) => names.iter().map(|name| case_of(*name)).collect(),
+    };
+    let report = bench::streams(&options, &cases).map_err(|error| miette::miette!("{error}"))?;
     println!("{}", report.table());
     if let Some(path) = &args.json {
         write(path, &report.to_json())?;
@@ -222,5 +287,14 @@ fn series_of(name: SeriesName) -> Series {
         SeriesName::RawGso => Series::RawGso,
         SeriesName::KernelStream => Series::KernelStream,
         SeriesName::FrameworkStream => Series::FrameworkStream,
+    }
+}
+
+fn case_of(name: CaseName) -> Case {
+    match name {
+        CaseName::Bulk => Case::Bulk,
+        CaseName::Requests => Case::Requests,
+        CaseName::Opens => Case::Opens,
+        CaseName::Lossy => Case::Lossy,
     }
 }

@@ -7,6 +7,8 @@
 //!
 //! The same between two programs of one host: kernel loopback against one server's rings ([`Hosts::One`]).
 //!
+//! And of TCP connections, what is done with them being the case ([`streams`]).
+//!
 //! A series that fails is reported with its reason, and the others go on.
 
 mod account;
@@ -18,6 +20,7 @@ mod process;
 mod progress;
 mod report;
 mod servers;
+mod streams;
 mod table;
 mod throughput;
 
@@ -30,6 +33,7 @@ pub use machine::Machine;
 pub use options::{Binaries, Hosts, Load, Options, Series, Wait};
 pub use plot::PlotError;
 pub use report::{Cost, Latency, LatencyPoint, Measured, Outcome, Report, Throughput, ThroughputPoint};
+pub use streams::{Case, StreamPoint, StreamReport, StreamRun, streams};
 pub use throughput::throughput;
 
 /// Why a benchmark could not be run at all.

@@ -44,6 +44,8 @@ pub(super) enum RunError {
     NoBurst,
     #[error("the connection was not joined: the server says that it has joined none")]
     NotJoined,
+    #[error("{sent} bytes were sent, {received} arrived, {corrupt} pieces with other bytes")]
+    NotWhole { sent: u64, received: u64, corrupt: u64 },
     #[error("no request was answered, {lost} were lost")]
     NoAnswer { lost: u64 },
 }

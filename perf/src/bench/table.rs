@@ -127,7 +127,7 @@ impl Report {
     }
 }
 
-fn failure<T>(outcome: &Outcome<T>) -> Option<&str> {
+pub(super) fn failure<T>(outcome: &Outcome<T>) -> Option<&str> {
     match outcome {
         Outcome::Failed(reason) => Some(reason),
         Outcome::Measured(_) => None,
@@ -139,7 +139,7 @@ fn switches(cost: &Cost) -> String {
 }
 
 /// Columns aligned to the right, two spaces apart.
-fn write_rows(title: &str, rows: &[Vec<String>], text: &mut String) {
+pub(super) fn write_rows(title: &str, rows: &[Vec<String>], text: &mut String) {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();

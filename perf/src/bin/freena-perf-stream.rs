@@ -15,6 +15,7 @@ use freena_perf::programs::histogram::Histogram;
 use freena_perf::programs::report::{Line, PingPong, Received, Sent, Stop, Usage, megabits, per_second};
 use freena_perf::programs::waiting::{Mode, Waiting};
 use freena_perf::programs::{self, sys};
+use socket2::SockRef;
 
 /// Measures messages over a TCP connection.
 #[derive(Debug, Parser)]
@@ -36,6 +37,9 @@ enum Role {
         /// Leave the first exchanges out of the measurement.
         #[arg(long, default_value_t = 500, value_name = "EXCHANGES")]
         warm_up: u64,
+        /// Congestion control of the connection, by its name in tcp(7) [default: the system's]
+        #[arg(long, value_name = "NAME")]
+        congestion: Option<String>,
         /// Connect, then wait for a line on standard input before sending.
         #[arg(long)]
         hold: bool,
@@ -83,8 +87,11 @@ fn main() -> ExitCode {
 
 fn run(role: &Role) -> io::Result<()> {
     match role {
-        Role::Client { common, seconds, warm_up, hold } => {
+        Role::Client { common, seconds, warm_up, congestion, hold } => {
             let stream = TcpStream::connect(SocketAddr::new(common.address, common.port))?;
+            if let Some(name) = congestion {
+                SockRef::from(&stream).set_tcp_congestion(name.as_bytes())?;
+            }
             programs::print_line(&Line::Ready { port: stream.local_addr()?.port() })?;
             if *hold {
                 programs::wait_for_start()?;

@@ -5,6 +5,8 @@
 //!  veth0 10.213.0.1/24  fd00:213::1/64 --- veth0 10.213.0.2/24  fd00:213::2/64
 //! ```
 //!
+//! Where a benchmark wants a bad path, a third namespace, freena-<pid>-w, lies between the two.
+//!
 //! The pair has one queue each way and an MTU of 1500. Each host knows the other's link address from the start
 //! (permanent neighbour entries), so that no measurement begins with a resolution.
 //!
@@ -36,6 +38,8 @@ use remains::Remains;
 
 /// Name of the interface in each host.
 pub const INTERFACE: &str = "veth0";
+/// Names of the interfaces of the host between the two.
+pub const WIRE: [&str; 2] = ["one", "two"];
 /// Largest IP packet on the pair, in bytes.
 pub const MTU: u32 = 1500;
 
@@ -85,6 +89,7 @@ impl LabError {
 pub struct Lab {
     a: Host,
     b: Host,
+    wire: Option<Host>,
     directory: PathBuf,
     remains: Arc<Mutex<Remains>>,
     signals: Handle,
@@ -100,6 +105,19 @@ impl Lab {
     /// # Errors
     /// [`LabError`], by the step that failed; nothing is left behind then.
     pub fn new() -> Result<Self, LabError> {
+        Self::make(false)
+    }
+
+    /// As [`Lab::new`], with a third host between the two, whose interfaces [`WIRE`] something has to pass frames on
+    /// between. The two hosts give it no super-packets.
+    ///
+    /// # Errors
+    /// As [`Lab::new`].
+    pub fn with_wire() -> Result<Self, LabError> {
+        Self::make(true)
+    }
+
+    fn make(wire: bool) -> Result<Self, LabError> {
         // Namespaces are named after the process; one that makes several labs numbers those after the first.
         static SERIAL: AtomicU32 = AtomicU32::new(0);
 
@@ -114,14 +132,16 @@ impl Lab {
         // on an error and then `remains` removes what exists by then.
         let made = {
             let mut remains = remains.lock().unwrap_or_else(PoisonError::into_inner);
-            let made = build(&names, &prefix, &mut remains);
+            let made = build(&names, &prefix, wire.then(|| format!("{prefix}-w")), &mut remains);
             if made.is_err() {
                 remains.clear();
             }
             made
         };
         match made {
-            Ok((a, b, directory)) => Ok(Self { a, b, directory, remains, signals, watcher: Some(watcher) }),
+            Ok((a, b, wire, directory)) => {
+                Ok(Self { a, b, wire, directory, remains, signals, watcher: Some(watcher) })
+            }
             Err(error) => {
                 signals.close();
                 // It ends at once: its source is closed. A panic there has been printed already.
@@ -141,6 +161,12 @@ impl Lab {
     #[must_use]
     pub fn b(&self) -> &Host {
         &self.b
+    }
+
+    /// What stands between the two, if there is such a host.
+    #[must_use]
+    pub fn wire(&self) -> Option<&Host> {
+        self.wire.as_ref()
     }
 
     /// A directory for control sockets and the like, readable by this user only, removed with the lab.
@@ -164,8 +190,9 @@ impl Drop for Lab {
 fn build(
     names: &[String; 2],
     prefix: &str,
+    wire: Option<String>,
     remains: &mut Remains,
-) -> Result<(Host, Host, PathBuf), LabError> {
+) -> Result<(Host, Host, Option<Host>, PathBuf), LabError> {
     let directory = tempfile::Builder::new()
         .prefix(&format!("{prefix}-"))
         .suffix(remains::SUFFIX)
@@ -173,18 +200,35 @@ fn build(
         .map_err(LabError::system("make a temporary directory"))?
         .keep();
     remains.directory = Some(directory.clone());
-    for name in names {
+    for name in names.iter().chain(&wire) {
         remains.namespaces.push(name.clone());
         ip(&["netns", "add", name])?;
     }
     let [one, two] = names;
     let queues = ["mtu", &MTU.to_string(), "numtxqueues", "1", "numrxqueues", "1"];
-    let link = ["link", "add", INTERFACE, "netns", one, "address", &link_address(1)];
-    let peer = ["type", "veth", "peer", INTERFACE, "netns", two, "address", &link_address(2)];
-    ip(&[&link[..], &queues, &peer, &queues].concat())?;
+    match &wire {
+        None => {
+            let link = ["link", "add", INTERFACE, "netns", one, "address", &link_address(1)];
+            let peer = ["type", "veth", "peer", INTERFACE, "netns", two, "address", &link_address(2)];
+            ip(&[&link[..], &queues, &peer, &queues].concat())?;
+        }
+        Some(wire) => {
+            for (number, (name, end)) in (1..).zip(names.iter().zip(WIRE)) {
+                // One segment in each packet that the driver gets, whether the kernel's TCP makes it or a packet socket: the
+                // kernel cuts up what is longer.
+                let single = ["gso_max_segs", "1", "gso_max_size", "1520"];
+                let link = ["link", "add", INTERFACE, "netns", name, "address", &link_address(number)];
+                let peer = ["type", "veth", "peer", end, "netns", wire];
+                ip(&[&link[..], &queues, &single, &peer, &queues].concat())?;
+                ip(&["-n", wire, "link", "set", end, "up"])?;
+            }
+        }
+    }
     configure(one, 1, 2)?;
     configure(two, 2, 1)?;
-    Ok((host(one, 1)?, host(two, 2)?, directory))
+    // It has no addresses of its own.
+    let wire = wire.map(|name| host(&name, 0)).transpose()?;
+    Ok((host(one, 1)?, host(two, 2)?, wire, directory))
 }
 
 /// Gives the host its addresses and its neighbour, and brings its interfaces up.

@@ -37,7 +37,7 @@ pub(super) fn prefix(pid: u32, serial: u32) -> String {
 
 /// Removes what labs of dead processes left behind.
 pub(super) fn sweep() {
-    let ours = |name: &String| is_stale(name) && (name.ends_with("-a") || name.ends_with("-b"));
+    let ours = |name: &String| is_stale(name) && ["-a", "-b", "-w"].iter().any(|end| name.ends_with(end));
     for name in names(Path::new(NAMESPACES)).filter(ours) {
         remove_namespace(&name);
     }

@@ -4,7 +4,10 @@
 //! messages to people.
 
 pub mod histogram;
+pub mod packet;
+pub mod path;
 pub mod payload;
+pub mod ready;
 pub mod report;
 pub mod stream;
 pub mod sys;
