@@ -66,7 +66,7 @@ impl Libraries {
 
     /// What there is, and which libraries were refused and why.
     fn words(&self) -> String {
-        let mut words = "one that this freena-stack has: tcp, udp".to_owned();
+        let mut words = "one that this freena-stack has: tcp, sctp, udp".to_owned();
         for it in self.0.iter().filter(|it| it.state == "ready") {
             // Its own have no library.
             match &it.name {
@@ -80,7 +80,7 @@ impl Libraries {
         for it in self.0.iter().filter(|it| it.state != "ready") {
             let _ = write!(words, "; {} is refused: {}", it.library, it.state);
         }
-        words + "; or of the kernel: mptcp, udp-lite, sctp"
+        words + "; or of the kernel: mptcp, udp-lite"
     }
 }
 
@@ -179,9 +179,9 @@ mod tests {
     #[test]
     fn an_error_names_what_there_is() {
         let error = libraries().number("sturdy", None).unwrap_err().to_string();
-        let expected = "found protocol `sturdy`, expected one that this freena-stack has: tcp, udp, steady (libsteady.so); \
+        let expected = "found protocol `sturdy`, expected one that this freena-stack has: tcp, sctp, udp, steady (libsteady.so); \
                         libwild.so is refused: crashed in wild_connect; libold.so is refused: is of ABI version 0; or of the \
-                        kernel: mptcp, udp-lite, sctp";
+                        kernel: mptcp, udp-lite";
         assert_eq!(error, expected);
         let error = libraries().number("steady", Some("libother.so")).unwrap_err().to_string();
         assert!(error.starts_with("found protocol `steady` of libother.so, expected"), "{error}");

@@ -17,8 +17,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE.xml", conflicts_with = "protocol", required_unless_present = "protocol")]
     config: Option<PathBuf>,
 
-    /// Protocols for the sockets of their types, in place of a configuration: tcp, udp, a protocol library's name, or
-    /// what the kernel has: mptcp, udp-lite, sctp. Of several for streams the first is for connecting, all for listening
+    /// Protocols for the sockets of their types, in place of a configuration: tcp, sctp, udp, a protocol library's name, or
+    /// what the kernel has: mptcp, udp-lite. Of several for streams the first is for connecting, all for listening
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     protocol: Vec<String>,
 

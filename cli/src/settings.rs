@@ -24,6 +24,7 @@ enum Chosen {
 }
 
 const TCP: Chosen = Chosen::Server(libc::IPPROTO_TCP as u8);
+const SCTP: Chosen = Chosen::Server(libc::IPPROTO_SCTP as u8);
 const UDP: Chosen = Chosen::Server(libc::IPPROTO_UDP as u8);
 
 /// Settings for `--protocol NAMES`: sockets of each protocol's type use it, all others stay with the kernel. `server` is
@@ -42,7 +43,7 @@ pub(crate) fn for_protocols<'n>(
             "tcp" => stream.push(TCP),
             "udp-lite" => datagram.push(Chosen::Other(Kernels::UDP_LITE.check()?.number)),
             "mptcp" => stream.push(Chosen::Other(Kernels::MPTCP.check()?.number)),
-            "sctp" => stream.push(Chosen::Other(Kernels::SCTP.check()?.number)),
+            "sctp" => stream.push(SCTP),
             _ => stream.push(Chosen::Server(Libraries::of(server)?.number(name, None)?)),
         }
     }
@@ -79,13 +80,14 @@ fn choose(protocol: &Protocol, path: &Path, server: &Path) -> miette::Result<Cho
     let kind = protocol.socket_type();
     match (protocol.library(), protocol.name(), kind) {
         (Library::Framework, ProtocolName::Tcp, SocketType::Stream) => Ok(TCP),
+        (Library::Framework, ProtocolName::Sctp, SocketType::Stream) => Ok(SCTP),
         (Library::Framework, ProtocolName::Udp, SocketType::Datagram) => Ok(UDP),
         (Library::Framework, ProtocolName::Quic, SocketType::Stream) => Libraries::of(server)?
             .number("quic", None)
             .map(Chosen::Server)
             .map_err(|error| miette::miette!("{}: {error}", path.display())),
         (Library::Framework, name, _) => Err(miette::miette!(
-            "{}: {kind} sockets are to use `{name}`, which freena-stack {} does not have: it has TCP and UDP of its own (no `lib`), those of libraries, and the kernel's (`lib=\"kernel\"`)",
+            "{}: {kind} sockets are to use `{name}`, which freena-stack {} does not have: it has TCP, SCTP and UDP of its own (no `lib`), those of libraries, and the kernel's (`lib=\"kernel\"`)",
             path.display(),
             env!("CARGO_PKG_VERSION"),
         )),

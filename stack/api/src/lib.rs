@@ -5,8 +5,10 @@
 mod chunk;
 mod link;
 mod listeners;
+mod slab;
 pub mod stream;
 
 pub use chunk::Chunk;
 pub use link::{Burst, Frame, Gso, Link, LinkInfo, LinkStats, RxChecksum};
 pub use listeners::Listeners;
+pub use slab::Slab;

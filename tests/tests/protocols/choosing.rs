@@ -118,7 +118,7 @@ fn a_file_chooses_a_library() {
             let errors = String::from_utf8_lossy(&refused.stderr).replace("│", " ");
             let errors = errors.split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(!refused.status.success() && errors.contains(words), "{errors}");
-            assert!(errors.contains("tcp, udp, steady (libsteady.so)"), "{errors}");
+            assert!(errors.contains("tcp, sctp, udp, steady (libsteady.so)"), "{errors}");
         }
     });
 }
@@ -133,7 +133,14 @@ fn python_gets(lab: &Lab, protocol: &str, kind: &str) -> std::process::Output {
          print([x.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) for x in (s, c, r)])"
     );
     let mut command = lab.near(binaries::freena("freena"));
-    command.args(["run", "--protocol", protocol, "--control", "/nonexistent", "--"]);
+    let path = lab.path("kernel.xml");
+    let kind = if kind == "SOCK_STREAM" { "stream" } else { "datagram" };
+    let text = format!(
+        "<configuration application='test'><protocols>\
+         <default name='{protocol}' lib='kernel' type='{kind}'/></protocols></configuration>"
+    );
+    std::fs::write(&path, text).expect("a file");
+    command.args(["run", "--control", "/nonexistent", "--config"]).arg(path).arg("--");
     output({
         command.arg(binaries::python()).args(["-c", &script]);
         command

@@ -23,7 +23,10 @@ const HEADERS: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
 pub struct Kind {
     pub make: fn([u8; 32], Instant) -> Box<dyn Protocol>,
     pub ip_protocol: u8,
-    pub checksum: u16,
+    /// Where the Internet checksum is; `None` for an engine that fills in one of its own.
+    pub checksum: Option<u16>,
+    /// Whether an idle connection is probed.
+    pub probes: bool,
 }
 
 /// The byte at a position of a stream.
@@ -386,13 +389,15 @@ impl Host {
         header.extend_from_slice(&transmit.header[..transmit.header_len.into()]);
         let pseudo =
             checksum::pseudo(transmit.flow.local, transmit.flow.peer, kind.ip_protocol, length as u16);
-        let at = HEADERS + usize::from(kind.checksum);
-        header[at..at + 2].copy_from_slice(&pseudo.expect("one version").partial().to_be_bytes());
+        if let Some(checksum) = kind.checksum {
+            let at = HEADERS + usize::from(checksum);
+            header[at..at + 2].copy_from_slice(&pseudo.expect("one version").partial().to_be_bytes());
+        }
         let burst = Burst {
             header: &header,
             l3: ethernet::HEADER_LEN as u16,
-            l4: HEADERS as u16,
-            checksum: kind.checksum,
+            l4: if kind.checksum.is_some() { HEADERS as u16 } else { 0 },
+            checksum: kind.checksum.unwrap_or(0),
             payload: &[Chunk::new(&payload)],
             payload_len: payload.len() as u32,
             segment: 0,

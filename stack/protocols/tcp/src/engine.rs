@@ -5,14 +5,13 @@ use crate::env::{Env, Replies};
 use crate::half_open::{HalfOpen, TimedOut};
 use crate::isn::Numbers;
 use crate::segment::Segment;
-use crate::slab::Slab;
 use crate::timer::{Owner, Timers};
 use crate::timewait::{TimeWaits, Verdict};
 use crate::{
     Config, ConnectError, Driver, Drop, Event, Flow, Handle, ListenerKey, Options, Path, State, Stats,
     Transmit,
 };
-use freena_stack_api::{Listeners, RxChecksum};
+use freena_stack_api::{Listeners, RxChecksum, Slab};
 use freena_wire::{Packet, tcp, tcp::flag};
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;

@@ -22,7 +22,6 @@ mod protocol;
 mod recovery;
 mod segment;
 mod siphash;
-mod slab;
 mod timer;
 mod timewait;
 

@@ -2,7 +2,7 @@
 
 use crate::Flow;
 use crate::segment::{Head, Segment};
-use crate::slab::Slab;
+use freena_stack_api::Slab;
 use freena_wire::tcp::{self, flag};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

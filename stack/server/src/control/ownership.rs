@@ -56,7 +56,7 @@ fn keys_of(binding: &Binding, addresses: &[IpAddr], protocol: u8) -> Vec<FlowKey
     let key = |addr: &IpAddr| FlowKey {
         addr: octets_of(*addr),
         // A protocol whose ports the programs in the kernel cannot find is owned as a whole.
-        port: if matches!(protocol, ip::TCP | ip::UDP) { binding.port } else { 0 }.to_be_bytes(),
+        port: if matches!(protocol, ip::TCP | ip::UDP | ip::SCTP) { binding.port } else { 0 }.to_be_bytes(),
         protocol,
         pad: 0,
     };

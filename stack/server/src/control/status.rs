@@ -237,8 +237,9 @@ impl Control {
         if number == protocol::UDP {
             return "quic".to_owned();
         }
+        let own = if number == protocol::SCTP { "sctp" } else { "tcp" };
         let mut libraries = self.libraries.loaded.iter();
-        libraries.find(|it| it.ip_protocol() == number).map_or("tcp", |it| it.name()).to_owned()
+        libraries.find(|it| it.ip_protocol() == number).map_or(own, |it| it.name()).to_owned()
     }
 
     /// What the protocols are called whose peers a listener takes.

@@ -127,7 +127,8 @@ impl Control {
 
     fn carrier(&self, number: u8) -> Result<(), Rejected> {
         let libraries = &self.libraries.loaded;
-        if number == protocol::TCP || number == protocol::UDP && self.quic.is_some() {
+        let own = matches!(number, protocol::TCP | protocol::SCTP);
+        if own || number == protocol::UDP && self.quic.is_some() {
             return Ok(());
         }
         if number == protocol::UDP {
@@ -143,7 +144,8 @@ impl Control {
                 )),
             },
             None => {
-                let known: Vec<String> = std::iter::once("6 (tcp)".to_owned())
+                let known: Vec<String> = ["6 (tcp)".to_owned(), "132 (sctp)".to_owned()]
+                    .into_iter()
                     .chain(libraries.iter().map(|it| format!("{} ({})", it.ip_protocol(), it.name())))
                     .collect();
                 let known = known.join(", ");

@@ -1,4 +1,4 @@
-//! The engines of a worker: TCP, QUIC where there are keys, and one for each protocol library. All are driven as one.
+//! The engines of a worker: TCP, SCTP, QUIC where there are keys, and one for each protocol library. All are driven as one.
 //!
 //! An engine goes by the IP protocol of its packets. Among streams that of UDP means QUIC.
 //!
@@ -6,6 +6,7 @@
 
 use super::driver::Host;
 use freena_plugin::Library;
+use freena_sctp::Sctp;
 use freena_stack_api::RxChecksum;
 use freena_stack_api::stream::{Protocol, Source};
 use freena_tcp::{
@@ -58,7 +59,7 @@ pub(super) fn split(Handle(handle): Handle) -> (usize, Handle) {
 }
 
 impl Engines {
-    /// TCP and the libraries. A library that makes no engine is left out, with a message.
+    /// Our own and the libraries. A library that makes no engine is left out, with a message.
     pub(super) fn new(
         tcp: freena_tcp::Config,
         libraries: &[Arc<Library>],
@@ -66,7 +67,11 @@ impl Engines {
     ) -> Self {
         let made =
             Engine { engine: Box::new(Tcp::new(tcp)), protocol: protocol::TCP, checksum: Some(TCP_CHECKSUM) };
-        let mut engines = vec![made];
+        let max_connections = tcp.max_connections.min(MAX_CONNECTIONS);
+        let sctp = Sctp::new(freena_sctp::Config { secret: tcp.secret, max_connections });
+        // The engine fills in SCTP's checksum itself.
+        let sctp = Engine { engine: Box::new(sctp), protocol: protocol::SCTP, checksum: None };
+        let mut engines = vec![made, sctp];
         if let Some(keys) = quic {
             // Connection ids of two workers must not be the same.
             let mut secret = [0; 32];
@@ -76,7 +81,7 @@ impl Engines {
             let made = freena_quic::Quic::new(&freena_quic::Config {
                 secret,
                 reset_key: keys.secret,
-                max_connections: tcp.max_connections.min(MAX_CONNECTIONS),
+                max_connections,
                 max_half_open: tcp.max_half_open,
                 server: keys.server.clone(),
                 client: keys.client.clone(),
@@ -90,10 +95,7 @@ impl Engines {
                 Err(error) => tracing::error!(%error, "no engine for QUIC"),
             }
         }
-        let config = freena_plugin::Config {
-            secret: tcp.secret,
-            max_connections: tcp.max_connections.min(MAX_CONNECTIONS) as u32,
-        };
+        let config = freena_plugin::Config { secret: tcp.secret, max_connections: max_connections as u32 };
         for library in libraries {
             match freena_plugin::Engine::new(library.clone(), config, Instant::now()) {
                 Ok(engine) => engines.push(Engine {

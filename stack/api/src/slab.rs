@@ -2,24 +2,24 @@
 
 /// Values by index.
 #[derive(Debug)]
-pub(crate) struct Slab<T> {
+pub struct Slab<T> {
     slots: Vec<Option<T>>,
     free: Vec<u32>,
 }
 
 impl<T> Slab<T> {
     /// An empty one.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Slab { slots: Vec::new(), free: Vec::new() }
     }
 
     /// Slots in use, those whose value was taken but not freed included.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
     /// Takes a free slot, still empty.
-    pub(crate) fn reserve(&mut self) -> u32 {
+    pub fn reserve(&mut self) -> u32 {
         self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() as u32 - 1
@@ -27,30 +27,30 @@ impl<T> Slab<T> {
     }
 
     /// Fills a reserved slot.
-    pub(crate) fn fill(&mut self, index: u32, value: T) {
+    pub fn fill(&mut self, index: u32, value: T) {
         self.slots[index as usize] = Some(value);
     }
 
     /// Puts a value into a free slot.
-    pub(crate) fn insert(&mut self, value: T) -> u32 {
+    pub fn insert(&mut self, value: T) -> u32 {
         let index = self.reserve();
         self.fill(index, value);
         index
     }
 
     /// Takes the value; the slot stays reserved.
-    pub(crate) fn take(&mut self, index: u32) -> Option<T> {
+    pub fn take(&mut self, index: u32) -> Option<T> {
         self.slots.get_mut(index as usize)?.take()
     }
 
     /// Lets an empty slot be used again.
-    pub(crate) fn free(&mut self, index: u32) {
+    pub fn free(&mut self, index: u32) {
         debug_assert!(self.slots[index as usize].is_none());
         self.free.push(index);
     }
 
     /// Takes the value and frees the slot.
-    pub(crate) fn remove(&mut self, index: u32) -> Option<T> {
+    pub fn remove(&mut self, index: u32) -> Option<T> {
         let value = self.take(index)?;
         self.free(index);
         Some(value)
@@ -58,18 +58,18 @@ impl<T> Slab<T> {
 
     /// The value.
     #[inline]
-    pub(crate) fn get(&self, index: u32) -> Option<&T> {
+    pub fn get(&self, index: u32) -> Option<&T> {
         self.slots.get(index as usize)?.as_ref()
     }
 
     /// The value.
     #[inline]
-    pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
+    pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {
         self.slots.get_mut(index as usize)?.as_mut()
     }
 
     /// All of them.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| Some((index as u32, slot.as_ref()?)))
     }
 }
