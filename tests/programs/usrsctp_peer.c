@@ -144,11 +144,12 @@ static int echo(const char *port)
 	return 0;
 }
 
-static int idle(struct socket *s, int seconds)
+static int idle(struct socket *s, struct sockaddr_in to, int seconds)
 {
 	struct sctp_paddrparams parameters;
 	struct sctpstat before, after;
 	memset(&parameters, 0, sizeof parameters);
+	memcpy(&parameters.spp_address, &to, sizeof to);
 	parameters.spp_flags = SPP_HB_ENABLE;
 	parameters.spp_hbinterval = 1000;
 	if (usrsctp_setsockopt(s, IPPROTO_SCTP, SCTP_PEER_ADDR_PARAMS, &parameters, sizeof parameters))
@@ -176,7 +177,7 @@ int main(int argc, char **argv)
 		usrsctp_close(s);
 	} else if (!strcmp(argv[1], "idle") && argc == 5) {
 		struct socket *s = connected(argv[2], argv[3]);
-		result = idle(s, atoi(argv[4]));
+		result = idle(s, address(argv[2], argv[3]), atoi(argv[4]));
 		usrsctp_close(s);
 	} else if (!strcmp(argv[1], "abort") && argc == 4) {
 		struct socket *s = connected(argv[2], argv[3]);

@@ -3,12 +3,14 @@
 //! `tests/corpus.rs` replays `fuzz/corpus` through them with a stable compiler.
 
 mod packets;
+mod sctp;
 mod services;
 #[path = "../../../shm/ring/tests/support/mod.rs"]
 mod support;
 mod tcp;
 
 pub use packets::{frame, reassembly, xdp_parse};
+pub use sctp::sctp_packets;
 pub use services::{service_datagram, service_stream};
 pub use tcp::{tcp_ops, tcp_segments};
 
@@ -20,7 +22,7 @@ use zerocopy::{FromBytes, IntoBytes};
 pub type Target = fn(&[u8]);
 
 /// All targets by name, which is also their folder in the corpus.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("ring_ops", ring_ops),
     ("config", config),
     ("frame", frame),
@@ -29,6 +31,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("xdp_parse", xdp_parse),
     ("tcp_segments", tcp_segments),
     ("tcp_ops", tcp_ops),
+    ("sctp_packets", sctp_packets),
     ("service_stream", service_stream),
     ("service_datagram", service_datagram),
 ];

@@ -6,8 +6,9 @@ mod support;
 use freena_tcp::{Congestion, Flow, Handle, Listening, Options, Path};
 use freena_wire::tcp::{self, flag};
 use std::time::{Duration, Instant};
+pub(crate) use support::epoch;
 use support::host::Datagram;
-use support::{Host, PORT, Pair, Stream, address, byte, epoch};
+use support::{Host, PORT, Pair, Stream, address, byte};
 
 /// Numbers from the fuzzer's bytes; zeros behind their end.
 struct Input<'a>(&'a [u8]);

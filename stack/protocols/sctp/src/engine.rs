@@ -249,7 +249,10 @@ impl Engine {
             // Section 9.2: the old association is about to end.
             Some((.., State::LastAck)) => return Err(Drop::Unacceptable),
             Some((_, tag, _, peer_tag, _)) => (self.fresh_tag(), self.secrets.random(), (tag, peer_tag)),
-            None if self.listeners.lookup(&flow, ifindex, || 0).is_some() => {
+            None if let Some((key, _)) = self.listeners.lookup(&flow, ifindex, || peer.tag.into()) => {
+                if !driver.has_room(key) {
+                    return Err(Drop::Backlog);
+                }
                 (self.fresh_tag(), self.secrets.random(), (0, 0))
             }
             None => {

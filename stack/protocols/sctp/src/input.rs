@@ -86,7 +86,9 @@ impl Association {
         if has_data && self.phase == Phase::Established {
             // Section 9.2: in SHUTDOWN-SENT each packet with data is answered at once, by SHUTDOWN too.
             let says_farewell = self.farewell == Farewell::Shutdown;
-            self.retry_due |= says_farewell;
+            if says_farewell {
+                (self.retry_due, self.tries) = (true, 0);
+            }
             self.receive.packet(env.now, immediate || says_farewell);
         }
         Ok(())
@@ -197,6 +199,10 @@ impl Association {
 
     fn sack(&mut self, env: &mut Env<'_>, sack: &Sack<'_>) {
         let outcome = self.send.sack(env.now, sack);
+        if self.farewell == Farewell::Shutdown {
+            // The peer's program has not ended its direction yet: there is somebody.
+            self.tries = 0;
+        }
         // Section 6.1 rule A: a peer without room that answers is alive.
         let is_probed = u64::from(sack.window) < self.send.most();
         self.acknowledged(env, outcome, is_probed);

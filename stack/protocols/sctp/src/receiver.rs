@@ -100,12 +100,12 @@ impl Receiver {
         }
         let used = self.received - self.read + self.kept_bytes;
         if at == self.cumulative + 1 {
-            // What is kept gives way: it was never acknowledged for good.
-            while self.received - self.read + self.kept_bytes + length > self.buffer && self.drop_last() {}
             if self.received - self.read + length > self.buffer {
                 self.at_once = true;
                 return Verdict::NoRoom;
             }
+            // What is kept gives way: it was never acknowledged for good.
+            while self.received - self.read + self.kept_bytes + length > self.buffer && self.drop_last() {}
             self.note(length);
             self.cumulative = at;
             self.received += length;
@@ -220,5 +220,50 @@ impl Receiver {
     /// The window was told in a handshake.
     pub(crate) fn has_told(&mut self, window: u64) {
         self.told = self.received + window;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The ranges that an acknowledgement would tell, as distances from the first sequence number.
+    fn ranges(receiver: &Receiver) -> Vec<Range<u64>> {
+        let base = (1 << 32) + 10;
+        receiver.ranges.iter().map(|range| range.start - base..range.end - base).collect()
+    }
+
+    #[test]
+    fn gaps_are_joined_and_filled_in_order() {
+        let mut receiver = Receiver::new(10, 10_000);
+        for at in [2, 4, 3, 8, 6] {
+            assert_eq!(receiver.take(10 + at, &[at as u8; 10]), Verdict::Kept);
+        }
+        assert_eq!(ranges(&receiver), [2..5, 6..7, 8..9]);
+        assert_eq!(receiver.take(12, &[0; 10]), Verdict::Kept);
+        assert_eq!(receiver.duplicates, [12]);
+        for at in [0, 1] {
+            assert_eq!(receiver.take(10 + at, &[at as u8; 10]), Verdict::Next);
+        }
+        for (position, at) in [(20, 2), (30, 3), (40, 4)] {
+            assert_eq!(receiver.pop(), Some((position, vec![at; 10].into())));
+        }
+        assert_eq!(receiver.pop(), None);
+        assert_eq!((ranges(&receiver), receiver.received), (vec![6..7, 8..9], 50));
+        assert_eq!(receiver.cumulative(), 14);
+    }
+
+    #[test]
+    fn what_is_next_takes_the_room_of_what_is_kept() {
+        let mut receiver = Receiver::new(10, 1000);
+        assert_eq!(receiver.take(12, &[0; 400]), Verdict::Kept);
+        assert_eq!(receiver.take(13, &[0; 400]), Verdict::Kept);
+        assert_eq!(receiver.take(14, &[0; 400]), Verdict::NoRoom);
+        assert_eq!(receiver.take(10, &[0; 500]), Verdict::Next);
+        assert_eq!((ranges(&receiver), receiver.window()), (vec![2..3], 36));
+        assert_eq!(receiver.take(11, &[0; 600]), Verdict::NoRoom);
+        receiver.has_read(500);
+        assert_eq!(receiver.take(11, &[0; 500]), Verdict::Next);
+        assert_eq!(receiver.pop().map(|(position, _)| position), Some(1000));
     }
 }

@@ -495,3 +495,100 @@ impl Sender {
         self.next - self.acknowledged
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: u64 = 1480;
+    const INITIAL: u32 = 0xffff_fffe;
+
+    /// A sender that has sent `count` full chunks across the end of the 32-bit numbers, and the time.
+    fn sent(count: u64) -> (Sender, Instant) {
+        let now = crate::tests::epoch();
+        let mut sender = Sender::new(ROOM, INITIAL);
+        (sender.window, sender.peer_window) = (1 << 20, 1 << 20);
+        sender.written = count * sender.most();
+        while let Some(next) = sender.pick((false, false), ROOM as usize - HEADER) {
+            sender.sent(now, &next);
+        }
+        assert_eq!(sender.flight, sender.written);
+        (sender, now)
+    }
+
+    fn take(sender: &mut Sender, now: Instant, count: u32, blocks: &[(u16, u16)]) -> Outcome {
+        let cumulative = INITIAL.wrapping_add(count).wrapping_sub(1);
+        sender.take(now, cumulative, blocks.iter().copied(), 1 << 20)
+    }
+
+    #[test]
+    fn three_reports_send_again_and_halve_once() {
+        let (mut sender, now) = sent(20);
+        // The third chunk is missing; each report tells one more behind it.
+        for (reports, end) in [2, 3].into_iter().enumerate() {
+            take(&mut sender, now, 2, &[(2, end)]);
+            assert_eq!(sender.counts(), (0, reports as u32 + 1));
+        }
+        take(&mut sender, now, 2, &[(2, 4)]);
+        assert_eq!((sender.counts(), sender.window), ((1, 3), (1 << 20) / 2));
+        let again = sender.pick((false, false), ROOM as usize - HEADER).expect("what was lost");
+        assert!(again.again && again.start == 2 * sender.most());
+        sender.sent(now, &again);
+        // Within the same window nothing is halved again, and nothing is sent fast twice.
+        for end in 5..12 {
+            take(&mut sender, now, 2, &[(2, end)]);
+        }
+        assert_eq!((sender.counts().0, sender.window), (0, (1 << 20) / 2));
+        assert!(take(&mut sender, now, 20, &[]).advanced);
+        assert!(sender.is_done() && sender.flight == 0 && sender.timer.is_none());
+    }
+
+    #[test]
+    fn a_peer_may_take_gap_blocks_back() {
+        let (mut sender, now) = sent(5);
+        let most = sender.most();
+        take(&mut sender, now, 1, &[(2, 4)]);
+        assert_eq!((sender.flight, sender.counts()), (most, (0, 3)));
+        take(&mut sender, now, 1, &[]);
+        assert_eq!((sender.flight, sender.counts()), (4 * most, (0, 0)));
+    }
+
+    #[test]
+    fn a_time_out_sends_one_packet_and_doubles() {
+        let (mut sender, now) = sent(5);
+        let rto = sender.trip.rto();
+        assert_eq!(sender.timer, Some(now + rto));
+        sender.timed_out();
+        assert_eq!((sender.counts(), sender.flight, sender.window), ((5, 0), 0, ROOM));
+        assert_eq!(sender.trip.rto(), 2 * rto);
+        let budget = ROOM as usize - HEADER;
+        let first = sender.pick((false, false), budget).expect("the first");
+        assert_eq!(first.start, 0);
+        sender.sent(now, &first);
+        let second =
+            sender.pick((false, false), budget).expect("the window is a packet, of which a little is left");
+        sender.sent(now, &second);
+        assert_eq!(sender.pick((false, false), budget), None);
+        assert!(take(&mut sender, now, 1, &[]).advanced);
+        assert_eq!(sender.trip.rto(), rto, "what was sent twice tells no time, but the backoff is over");
+    }
+
+    #[test]
+    fn what_was_never_sent_cannot_be_acknowledged() {
+        let (mut sender, now) = sent(2);
+        assert!(take(&mut sender, now, 3, &[]).forged);
+        assert_eq!(take(&mut sender, now, 0, &[(1, 9)]), Outcome::default());
+        assert_eq!((sender.acknowledged, sender.flight), (0, 0), "gap blocks beyond the end are cut");
+        assert_eq!(take(&mut sender, now, u32::MAX - 5, &[]), Outcome::default());
+    }
+
+    #[test]
+    fn a_window_of_nothing_lets_one_chunk_out() {
+        let now = crate::tests::epoch();
+        let mut sender = Sender::new(ROOM, 1);
+        sender.written = 10_000;
+        let first = sender.pick((false, false), ROOM as usize - HEADER).expect("a probe");
+        sender.sent(now, &first);
+        assert_eq!(sender.pick((false, false), ROOM as usize - HEADER), None);
+    }
+}

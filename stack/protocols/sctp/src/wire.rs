@@ -217,12 +217,12 @@ pub(crate) fn first_word(value: &[u8]) -> Option<u32> {
     u32_at(value, 0)
 }
 
-/// Adds a parameter or a cause, padded.
+/// Adds a parameter or a cause. The padding of the last one is the chunk's, and not counted in its length: section 3.2.1.
 pub(crate) fn put_parameter(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    to.resize(to.len().next_multiple_of(4), 0);
     to.extend_from_slice(&kind.to_be_bytes());
     to.extend_from_slice(&(value.len() as u16 + 4).to_be_bytes());
     to.extend_from_slice(value);
-    to.resize(to.len().next_multiple_of(4), 0);
 }
 
 /// Adds a chunk whose value `fill` writes.
