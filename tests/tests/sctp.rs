@@ -242,7 +242,7 @@ fn wireshark_finds_nothing_wrong() {
         trace.succeed();
         let Some(tshark) = installed("tshark") else { return };
         let mut tshark = Command::new(tshark);
-        tshark.args(["-n", "-o", "sctp.checksum:crc32c", "-T", "fields", "-e", "sctp.chunk_type"]);
+        tshark.args(["-n", "-o", "sctp.checksum:CRC 32c", "-T", "fields", "-e", "sctp.chunk_type"]);
         tshark.args(["-e", "sctp.checksum.status", "-e", "_ws.malformed", "-e", "_ws.expert.severity", "-r"]);
         tshark.arg(&file);
         let text = said(tshark);
