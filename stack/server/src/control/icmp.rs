@@ -124,10 +124,10 @@ impl Control {
         }
     }
 
-    /// The connection of ours, by TCP or QUIC, that a quoted segment belongs to.
+    /// The connection of ours, by TCP, SCTP or QUIC, that a quoted segment belongs to.
     fn segment_of(&self, quote: &Quote<'_>) -> Option<(Arc<Stream>, Flow)> {
         let number = quote.protocol;
-        let has_ports = number == protocol::TCP || number == protocol::UDP;
+        let has_ports = matches!(number, protocol::TCP | protocol::SCTP | protocol::UDP);
         let (local_port, peer_port) = quote.ports().filter(|_| has_ports)?;
         // First what costs one look, since anybody can send such messages.
         if !self.ownership.owns(&FlowKey::new(quote.src, local_port, number)) {
