@@ -218,6 +218,21 @@ fn heartbeats_aborts_and_refusals_are_understood() {
         assert_eq!(python(&near, refused, &[FAR4, "7001"]).succeed().trim(), "ECONNREFUSED");
         theirs.kill();
         assert_eq!(python(&near, refused, &[FAR4, "7001"]).succeed().trim(), "ENOPROTOOPT");
+        // Where TCP may follow, that host is reached by it.
+        let mut kernels = lab.far(binaries::python());
+        let serve = "import socket, sys\n\
+                     l = socket.create_server((sys.argv[1], int(sys.argv[2])))\n\
+                     print('listening')\nl.accept()[0].sendall(b'by the kernel')";
+        kernels.args(["-u", "-c", serve, FAR4, &port]);
+        let mut kernels = Program::start(kernels);
+        kernels.expect("listening");
+        let mut asks = near.run_with("sctp,tcp", binaries::python());
+        let ask = "import socket, sys\n\
+                   s = socket.create_connection((sys.argv[1], int(sys.argv[2])))\n\
+                   print(s.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL), s.recv(99))";
+        asks.args(["-c", ask, FAR4, &port]);
+        assert_eq!(said(asks).trim(), "6 b'by the kernel'");
+        kernels.succeed();
         near.stop();
     });
 }
