@@ -195,9 +195,10 @@ fn heartbeats_aborts_and_refusals_are_understood() {
             listens(&near);
             (echo, peer(&lab, &usrsctp, what))
         };
-        let (mut echo, mut idle) = serve(&["idle", NEAR4, &port, "4"]);
+        // One is sent each second and RTO, more or less by half of that (RFC 9260 section 8.3).
+        let (mut echo, mut idle) = serve(&["idle", NEAR4, &port, "6"]);
         let answered: u32 = idle.succeed().trim().parse().expect("a number");
-        assert!(answered >= 2, "{answered} heartbeats were answered");
+        assert!(answered >= 1, "{answered} heartbeats were answered");
         assert_eq!(echo.succeed().trim(), "0");
         let (mut echo, mut aborts) = serve(&["abort", NEAR4, &port]);
         aborts.succeed();

@@ -44,7 +44,12 @@ fn steady() -> Kind {
 }
 
 fn quic() -> Kind {
-    Kind { make: |secret, _| Box::new(support::quic::engine(secret)), ip_protocol: 17, checksum: 6 }
+    Kind {
+        make: |secret, _| Box::new(support::quic::engine(secret)),
+        ip_protocol: 17,
+        checksum: Some(6),
+        probes: false,
+    }
 }
 
 /// Both directions at once, each ended behind its last byte; then nothing is left.
