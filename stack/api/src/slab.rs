@@ -7,6 +7,12 @@ pub struct Slab<T> {
     free: Vec<u32>,
 }
 
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T> Slab<T> {
     /// An empty one.
     pub fn new() -> Self {
@@ -16,6 +22,11 @@ impl<T> Slab<T> {
     /// Slots in use, those whose value was taken but not freed included.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Takes a free slot, still empty.
