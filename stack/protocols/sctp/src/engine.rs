@@ -236,7 +236,7 @@ impl Engine {
         ifindex: u32,
         driver: &mut dyn Driver,
     ) -> Result<(), Drop> {
-        let mut chunks = packet.chunks.clone();
+        let mut chunks = packet.chunks;
         let chunk = chunks.next().ok_or(Drop::Malformed)?;
         let (peer, parameters) = Init::parse(chunk.value).ok_or(Drop::Malformed)?;
         if chunks.next().is_some() || !is_unicast(&flow) {

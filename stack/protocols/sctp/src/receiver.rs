@@ -224,6 +224,8 @@ impl Receiver {
 }
 
 #[cfg(test)]
+// A list of one range is what is meant.
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
 

@@ -268,6 +268,8 @@ pub(crate) fn header(source: u16, destination: u16, tag: u32, chunks: &[u8]) -> 
 }
 
 #[cfg(test)]
+// A list of one range is what is meant.
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
 
