@@ -165,7 +165,7 @@ mod tests {
         };
         let with = Libraries(vec![own]);
         assert_eq!(with.number("QUIC", None).unwrap(), 17);
-        assert!(with.number("other", None).unwrap_err().to_string().contains("tcp, udp, quic; or of"));
+        assert!(with.number("other", None).unwrap_err().to_string().contains("tcp, sctp, udp, quic; or of"));
         let error = libraries().number("quic", None).unwrap_err().to_string();
         assert!(error.contains("needs freena-stack --quic DIR"), "{error}");
     }
