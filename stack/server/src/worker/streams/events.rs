@@ -103,10 +103,9 @@ impl Worker {
 
     /// Both directions have ended, or the connection has failed.
     fn end(&mut self, handle: Handle, errno: Option<i32>) {
-        // What arrived before comes first. Before a connection is established nothing has, and to show its state would wake
-        // a program that then finds no error yet.
-        if self.streams.table.get(handle).is_some_and(|connection| connection.established) {
-            self.publish_stream(handle);
+        // What arrived before comes first, and alone: a state without its error would be an orderly end.
+        if let Some(connection) = self.streams.table.get_mut(handle) {
+            publish_bytes(connection);
         }
         let Some(connection) = self.streams.table.get_mut(handle) else { return };
         connection.over = true;
@@ -182,10 +181,7 @@ impl Worker {
             return;
         }
         let stream = connection.stream.clone();
-        let more = connection.arrived != connection.rx.tail;
-        if more {
-            connection.rx.publish(&stream.memory.rx_pipe(), connection.arrived);
-        }
+        let more = publish_bytes(connection);
         let state = streams.engines.state(handle).map_or(state::CLOSED, number_of);
         let told = &stream.memory.page().stream.told;
         let before = told.state.load(Ordering::Relaxed);
@@ -236,6 +232,15 @@ impl Worker {
         }
         answer(connection, forced);
     }
+}
+
+/// Shows a program the bytes that have arrived; whether there were any that it did not know of.
+fn publish_bytes(connection: &mut Connection) -> bool {
+    let more = connection.arrived != connection.rx.tail;
+    if more {
+        connection.rx.publish(&connection.stream.memory.rx_pipe(), connection.arrived);
+    }
+    more
 }
 
 /// Sends a token if one is wanted and there is something to be told: the request may have come after what it waits for was
