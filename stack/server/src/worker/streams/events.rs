@@ -144,6 +144,10 @@ impl Worker {
 
     /// Takes a connection, which the engine has forgotten, out of all that knows it.
     fn dismiss(&mut self, connection: &Connection) {
+        if connection.closing && !connection.over {
+            // Its program may linger. What was acknowledged in the end it is not told otherwise.
+            announce(&connection.stream, state::CLOSED);
+        }
         if !connection.closing {
             self.streams.registry.remove(&connection.stream);
             let _ = self.epoll.remove(connection.stream.peer_end.as_raw_fd());
