@@ -31,6 +31,20 @@ pub struct Flow {
     pub peer_port: u16,
 }
 
+impl Flow {
+    /// Whether both ends may be those of a connection: no broadcast, multicast or unspecified address (RFC 1122 section
+    /// 4.2.3.10, RFC 9260 section 8.4), and a peer's port.
+    pub fn is_unicast(&self) -> bool {
+        let bad = |address: IpAddr| match address {
+            IpAddr::V4(address) => {
+                address.is_broadcast() || address.is_multicast() || address.is_unspecified()
+            }
+            IpAddr::V6(address) => address.is_multicast() || address.is_unspecified(),
+        };
+        !bad(self.local) && !bad(self.peer) && self.peer_port != 0
+    }
+}
+
 /// Where a listener listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listening {
@@ -396,6 +410,20 @@ pub struct Stats {
     pub cookies_accepted: u64,
     /// Challenge acknowledgements sent (RFC 5961).
     pub challenges: u64,
+}
+
+impl Stats {
+    /// Counts why a packet was dropped.
+    pub fn count(&mut self, drop: Drop) {
+        match drop {
+            Drop::Malformed => self.malformed += 1,
+            Drop::Checksum => self.checksum += 1,
+            Drop::NoSocket => self.no_socket += 1,
+            Drop::Unacceptable => self.unacceptable += 1,
+            Drop::Backlog => self.backlog += 1,
+            Drop::NoPath => {}
+        }
+    }
 }
 
 /// An engine of a transport protocol: all connections and listeners of one worker.

@@ -296,7 +296,7 @@ impl Association {
         }
         self.phase = Phase::Closed;
         if !self.closed {
-            env.events.push_back(Event::Failed(self.handle, failure));
+            env.events.push(Event::Failed(self.handle, failure));
         }
     }
 
@@ -316,14 +316,14 @@ impl Association {
         self.peer_is_done(env);
         self.phase = Phase::Closed;
         if !self.closed {
-            env.events.push_back(Event::Closed(self.handle));
+            env.events.push(Event::Closed(self.handle));
         }
     }
 
     /// The peer sends nothing more.
     pub(crate) fn peer_is_done(&mut self, env: &mut Env<'_>) {
         if !std::mem::replace(&mut self.peer_shut, true) && !self.closed {
-            env.events.push_back(Event::PeerClosed(self.handle));
+            env.events.push(Event::PeerClosed(self.handle));
         }
     }
 
@@ -337,7 +337,7 @@ impl Association {
             self.fail(env, Failure::Unreachable(error));
         } else {
             self.soft_error = Some(error);
-            env.events.push_back(Event::SoftError(self.handle, error));
+            env.events.push(Event::SoftError(self.handle, error));
         }
     }
 

@@ -10,10 +10,9 @@ use freena_stack_api::stream::{
     ConnectError, Driver, Drop, Event, Failure, Flow, Handle, ListenerKey, Options, Path, Source, State,
     Stats, Transmit,
 };
-use freena_stack_api::{Listeners, Slab};
+use freena_stack_api::{Events, Listeners, Slab, Timers};
 use freena_wire::Packet;
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::IpAddr;
+use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 /// The window that INIT ACK tells: a buffer is made only when the cookie comes back.
@@ -31,9 +30,8 @@ pub(crate) struct Engine {
     tags: HashMap<u32, u32>,
     associations: Slab<Association>,
     pub(crate) listeners: Listeners,
-    /// Deadlines. An entry may be earlier than what its association waits for.
-    timers: BTreeSet<(Instant, u32)>,
-    events: VecDeque<Event>,
+    timers: Timers<u32>,
+    events: Events,
     replies: Replies,
     /// Associations that may have something to send, in turn.
     ready: VecDeque<u32>,
@@ -49,8 +47,8 @@ impl Engine {
             tags: HashMap::new(),
             associations: Slab::new(),
             listeners: Listeners::default(),
-            timers: BTreeSet::new(),
-            events: VecDeque::new(),
+            timers: Timers::default(),
+            events: Events::default(),
             replies: Replies::default(),
             ready: VecDeque::new(),
             stats: Stats::default(),
@@ -84,22 +82,14 @@ impl Engine {
 
     fn schedule(&mut self, index: u32) {
         let Some(association) = self.associations.get_mut(index) else { return };
-        let Some(deadline) = association.deadline() else { return };
-        if association.timer.is_some_and(|at| at <= deadline) {
-            return;
-        }
-        if let Some(at) = association.timer.replace(deadline) {
-            self.timers.remove(&(at, index));
-        }
-        self.timers.insert((deadline, index));
+        let deadline = association.deadline();
+        self.timers.schedule(index, &mut association.timer, deadline);
     }
 
     /// An association is over: its flow is free; its slot stays until the program closes it.
     fn end(&mut self, index: u32) {
         let Some(association) = self.associations.get_mut(index) else { return };
-        if let Some(at) = association.timer.take() {
-            self.timers.remove(&(at, index));
-        }
+        self.timers.cancel(index, &mut association.timer);
         if std::mem::take(&mut association.mapped) {
             self.flows.remove(&association.flow);
             self.tags.remove(&association.tag);
@@ -107,7 +97,7 @@ impl Engine {
         if association.closed {
             let handle = association.handle;
             self.associations.take(index);
-            self.events.push_back(Event::Released(handle));
+            self.events.push(Event::Released(handle));
         }
     }
 
@@ -213,7 +203,7 @@ impl Engine {
             kinds.contains(&it.kind) || stale
         });
         let first = packet.chunks.clone().next();
-        if dumb || !is_unicast(&flow) {
+        if dumb || !flow.is_unicast() {
             return Err(Drop::NoSocket);
         }
         if first.is_some_and(|first| first.kind == chunk::SHUTDOWN_ACK) {
@@ -239,7 +229,7 @@ impl Engine {
         let mut chunks = packet.chunks;
         let chunk = chunks.next().ok_or(Drop::Malformed)?;
         let (peer, parameters) = Init::parse(chunk.value).ok_or(Drop::Malformed)?;
-        if chunks.next().is_some() || !is_unicast(&flow) {
+        if chunks.next().is_some() || !flow.is_unicast() {
             return Err(Drop::Unacceptable);
         }
         let known = self.flows.get(&flow).and_then(|index| self.associations.get(*index));
@@ -371,11 +361,7 @@ impl Engine {
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        while let Some(&(at, index)) = self.timers.first() {
-            if at > now {
-                return;
-            }
-            self.timers.pop_first();
+        while let Some(index) = self.timers.pop(now) {
             self.with(now, Handle(index), |it, env| {
                 it.timer = None;
                 it.handle_timeout(env);
@@ -397,7 +383,7 @@ impl Engine {
 
     pub(crate) fn poll_event(&mut self) -> Option<Event> {
         loop {
-            let event = self.events.pop_front()?;
+            let event = self.events.pop()?;
             match event {
                 Event::Received { connection, .. } => {
                     if let Some(it) = self.associations.get_mut(connection.0) {
@@ -458,7 +444,7 @@ impl Engine {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        self.timers.next()
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -467,22 +453,6 @@ impl Engine {
 
     /// Counts why a packet was dropped.
     pub(crate) fn count(&mut self, drop: Drop) {
-        match drop {
-            Drop::Malformed => self.stats.malformed += 1,
-            Drop::Checksum => self.stats.checksum += 1,
-            Drop::NoSocket => self.stats.no_socket += 1,
-            Drop::Unacceptable => self.stats.unacceptable += 1,
-            Drop::Backlog => self.stats.backlog += 1,
-            Drop::NoPath => {}
-        }
+        self.stats.count(drop);
     }
-}
-
-/// Section 8.4 rule 1, and broadcast: such an address cannot be an end of an association.
-fn is_unicast(flow: &Flow) -> bool {
-    let bad = |address: IpAddr| match address {
-        IpAddr::V4(address) => address.is_broadcast() || address.is_multicast() || address.is_unspecified(),
-        IpAddr::V6(address) => address.is_multicast() || address.is_unspecified(),
-    };
-    !bad(flow.local) && !bad(flow.peer) && flow.peer_port != 0
 }

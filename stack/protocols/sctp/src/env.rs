@@ -2,7 +2,8 @@
 
 use crate::cookie::Secrets;
 use crate::wire;
-use freena_stack_api::stream::{Event, Flow, Handle, MAX_HEADER, Stats, Transmit};
+use freena_stack_api::Events;
+use freena_stack_api::stream::{Flow, MAX_HEADER, Stats, Transmit};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -12,26 +13,10 @@ const MAX_REPLIES: usize = 1024;
 /// The engine's, for the time of a call.
 pub(crate) struct Env<'a> {
     pub(crate) now: Instant,
-    pub(crate) events: &'a mut VecDeque<Event>,
+    pub(crate) events: &'a mut Events,
     pub(crate) stats: &'a mut Stats,
     pub(crate) replies: &'a mut Replies,
     pub(crate) secrets: &'a mut Secrets,
-}
-
-impl Env<'_> {
-    /// Bytes have arrived in order; the position is looked up when the event is asked for.
-    pub(crate) fn received(&mut self, connection: Handle, told: &mut bool) {
-        if !std::mem::replace(told, true) {
-            self.events.push_back(Event::Received { connection, position: 0 });
-        }
-    }
-
-    /// Bytes were acknowledged; as above.
-    pub(crate) fn acknowledged(&mut self, connection: Handle, told: &mut bool) {
-        if !std::mem::replace(told, true) {
-            self.events.push_back(Event::Acknowledged { connection, position: 0 });
-        }
-    }
 }
 
 /// Packets that belong to no association, or to one that is over.

@@ -101,7 +101,7 @@ impl Association {
             chunk::INIT_ACK => self.init_ack(env, chunk),
             chunk::COOKIE_ACK if self.phase == Phase::CookieEchoed => {
                 self.established(env.now);
-                env.events.push_back(Event::Connected(self.handle));
+                env.events.push(Event::Connected(self.handle));
             }
             chunk::SACK if is_established => {
                 if let Some(sack) = Sack::parse(chunk.value) {
@@ -188,7 +188,7 @@ impl Association {
                 let told = self.first_window();
                 self.meet(&cookie.peer, told);
                 self.established(env.now);
-                env.events.push_back(Event::Connected(self.handle));
+                env.events.push(Event::Connected(self.handle));
             }
             Phase::Established if self.peer_tag == cookie.peer.tag => {}
             Phase::Established | Phase::Closed => return Err(Drop::Unacceptable),
@@ -216,7 +216,7 @@ impl Association {
             return;
         }
         if outcome.advanced {
-            env.acknowledged(self.handle, &mut self.told_acknowledged);
+            env.events.acknowledged(self.handle, &mut self.told_acknowledged);
         }
         if outcome.advanced || is_alive {
             self.errors = 0;
@@ -296,6 +296,6 @@ impl Association {
                 });
             });
         }
-        env.received(self.handle, &mut self.told_received);
+        env.events.received(self.handle, &mut self.told_received);
     }
 }

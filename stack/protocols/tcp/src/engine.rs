@@ -5,13 +5,12 @@ use crate::env::{Env, Replies};
 use crate::half_open::{HalfOpen, TimedOut};
 use crate::isn::Numbers;
 use crate::segment::Segment;
-use crate::timer::{Owner, Timers};
 use crate::timewait::{TimeWaits, Verdict};
 use crate::{
     Config, ConnectError, Driver, Drop, Event, Flow, Handle, ListenerKey, Options, Path, State, Stats,
     Transmit,
 };
-use freena_stack_api::{Listeners, RxChecksum, Slab};
+use freena_stack_api::{Events, Listeners, RxChecksum, Slab, Timers};
 use freena_wire::{Packet, tcp, tcp::flag};
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -24,6 +23,13 @@ enum Entry {
     TimeWait(u32),
 }
 
+/// Whose deadline it is, by slab index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Owner {
+    Connection(u32),
+    HalfOpen(u32),
+}
+
 /// The engine without its manners: [`Tcp`](crate::Tcp) says what each call means.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -34,8 +40,8 @@ pub(crate) struct Engine {
     half_open: Slab<HalfOpen>,
     time_wait: TimeWaits,
     pub(crate) listeners: Listeners,
-    timers: Timers,
-    events: VecDeque<Event>,
+    timers: Timers<Owner>,
+    events: Events,
     replies: Replies,
     /// Connections that may have something to send, in turn.
     ready: VecDeque<u32>,
@@ -53,7 +59,7 @@ impl Engine {
             time_wait: TimeWaits::new(config.max_time_wait),
             listeners: Listeners::default(),
             timers: Timers::default(),
-            events: VecDeque::new(),
+            events: Events::default(),
             replies: Replies::default(),
             ready: VecDeque::new(),
             stats: Stats::default(),
@@ -121,7 +127,7 @@ impl Engine {
         if connection.closed {
             let handle = connection.handle;
             self.connections.take(index);
-            self.events.push_back(Event::Released(handle));
+            self.events.push(Event::Released(handle));
         }
     }
 
@@ -264,7 +270,7 @@ impl Engine {
             return self.for_cookie(now, flow, key, &options, segment, driver);
         }
         // A broadcast or multicast address cannot be an end of a connection (RFC 1122 section 4.2.3.10).
-        if !segment.has(flag::SYN) || segment.has(flag::FIN) || !is_unicast(&flow) {
+        if !segment.has(flag::SYN) || segment.has(flag::FIN) || !flow.is_unicast() {
             return Err(Drop::Unacceptable);
         }
         // As Linux does where the accept queue is full: a peer that is answered believes that it is connected.
@@ -476,7 +482,7 @@ impl Engine {
 
     pub(crate) fn poll_event(&mut self) -> Option<Event> {
         loop {
-            let event = self.events.pop_front()?;
+            let event = self.events.pop()?;
             match event {
                 Event::Received { connection, .. } => {
                     if let Some(it) = self.connections.get_mut(connection.0) {
@@ -542,25 +548,8 @@ impl Engine {
 
     /// Counts why a packet was dropped.
     pub(crate) fn count(&mut self, drop: Drop) {
-        match drop {
-            Drop::Malformed => self.stats.malformed += 1,
-            Drop::Checksum => self.stats.checksum += 1,
-            Drop::NoSocket => self.stats.no_socket += 1,
-            Drop::Unacceptable => self.stats.unacceptable += 1,
-            Drop::Backlog => self.stats.backlog += 1,
-            Drop::NoPath => {}
-        }
+        self.stats.count(drop);
     }
-}
-
-fn is_unicast(flow: &Flow) -> bool {
-    let bad = |address: std::net::IpAddr| match address {
-        std::net::IpAddr::V4(address) => {
-            address.is_broadcast() || address.is_multicast() || address.is_unspecified()
-        }
-        std::net::IpAddr::V6(address) => address.is_multicast() || address.is_unspecified(),
-    };
-    !bad(flow.local) && !bad(flow.peer) && flow.peer_port != 0
 }
 
 fn checksum_holds(header: &tcp::Header<'_>, packet: &Packet<'_>, known: RxChecksum) -> bool {

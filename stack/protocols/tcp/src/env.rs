@@ -1,6 +1,7 @@
 //! What a connection sees of the engine around it.
 
-use crate::{Event, Handle, Stats, Transmit};
+use crate::{Stats, Transmit};
+use freena_stack_api::Events;
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -15,30 +16,9 @@ pub(crate) struct Env<'a> {
     pub(crate) now: Instant,
     /// Milliseconds, for timestamps.
     pub(crate) clock: u32,
-    pub(crate) events: &'a mut VecDeque<Event>,
+    pub(crate) events: &'a mut Events,
     pub(crate) stats: &'a mut Stats,
     pub(crate) replies: &'a mut Replies,
-}
-
-impl Env<'_> {
-    /// Something has happened.
-    pub(crate) fn event(&mut self, event: Event) {
-        self.events.push_back(event);
-    }
-
-    /// Bytes have arrived. The position is filled in when the event is polled: `told` keeps one event waiting at most.
-    pub(crate) fn received(&mut self, connection: Handle, told: &mut bool) {
-        if !std::mem::replace(told, true) {
-            self.events.push_back(Event::Received { connection, position: 0 });
-        }
-    }
-
-    /// Bytes were acknowledged; as above.
-    pub(crate) fn acknowledged(&mut self, connection: Handle, told: &mut bool) {
-        if !std::mem::replace(told, true) {
-            self.events.push_back(Event::Acknowledged { connection, position: 0 });
-        }
-    }
 }
 
 /// Answers that belong to no connection.

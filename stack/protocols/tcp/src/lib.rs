@@ -22,7 +22,6 @@ mod protocol;
 mod recovery;
 mod segment;
 mod siphash;
-mod timer;
 mod timewait;
 
 pub use freena_stack_api::stream::{

@@ -71,7 +71,7 @@ impl Connection {
             self.send.retransmit = None;
             self.established(now);
             self.receive.due = Due::Now;
-            env.event(Event::Connected(self.handle));
+            env.events.push(Event::Connected(self.handle));
         } else {
             // Simultaneous open: RFC 9293 figure 7.
             self.state = State::SynReceived;
@@ -162,7 +162,7 @@ impl Connection {
                 self.send.rtt.sample(env.now, env.now.saturating_duration_since(at));
             }
             self.established(env.now);
-            env.event(Event::Connected(self.handle));
+            env.events.push(Event::Connected(self.handle));
         }
         // RFC 5961 section 5.2.
         if behind > in_flight || behind < -(self.send.max_window.max(0xffff) as i64) {
@@ -188,7 +188,7 @@ impl Connection {
             && let Some(position) = self.receive.urgent(offset, segment.urgent)
             && !self.closed
         {
-            env.event(Event::Urgent { connection: self.handle, position });
+            env.events.push(Event::Urgent { connection: self.handle, position });
         }
         if crossing {
             self.receive.due = Due::Now;
@@ -229,7 +229,7 @@ impl Connection {
         self.send.acknowledge(env.now, position, segment, plain, echo);
         if self.acknowledged() > before {
             self.soft_error = None;
-            env.acknowledged(self.handle, &mut self.told_acknowledged);
+            env.events.acknowledged(self.handle, &mut self.told_acknowledged);
         }
         if self.shut && self.send.unacknowledged > self.written {
             self.fin_acknowledged(env);
@@ -248,7 +248,7 @@ impl Connection {
             State::LastAck => {
                 self.over();
                 if !self.closed {
-                    env.event(Event::Closed(self.handle));
+                    env.events.push(Event::Closed(self.handle));
                 }
             }
             _ => {}
@@ -259,7 +259,7 @@ impl Connection {
     fn time_wait(&mut self, env: &mut Env<'_>) {
         self.state = State::TimeWait;
         if !self.closed {
-            env.event(Event::Closed(self.handle));
+            env.events.push(Event::Closed(self.handle));
         }
     }
 
@@ -297,14 +297,14 @@ impl Connection {
             driver.store(handle, position, bytes);
         });
         if taken.in_order > 0 && !self.closed {
-            env.received(handle, &mut self.told_received);
+            env.events.received(handle, &mut self.told_received);
         }
         self.receive.schedule(env.now, self.options.quick_ack);
         if !taken.finished {
             return;
         }
         if !self.closed {
-            env.event(Event::PeerClosed(handle));
+            env.events.push(Event::PeerClosed(handle));
         }
         match self.state {
             State::Established => self.state = State::CloseWait,

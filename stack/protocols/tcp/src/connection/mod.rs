@@ -383,7 +383,7 @@ impl Connection {
         }
         self.over();
         if !self.closed {
-            env.event(Event::Failed(self.handle, failure));
+            env.events.push(Event::Failed(self.handle, failure));
         }
     }
 
@@ -406,7 +406,7 @@ impl Connection {
         }
         self.soft_error = Some(error);
         if !self.closed {
-            env.event(Event::SoftError(self.handle, error));
+            env.events.push(Event::SoftError(self.handle, error));
         }
     }
 

@@ -3,28 +3,25 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-/// Whose deadline it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Owner {
-    /// A connection, by slab index.
-    Connection(u32),
-    /// A half-open one, by slab index.
-    HalfOpen(u32),
-}
-
-/// Deadlines, the earliest first. Each owner has at most one entry, kept beside its other state.
+/// Deadlines by owner, the earliest first. Each owner has at most one entry, kept beside its other state.
 ///
 /// An entry may be earlier than what its owner waits for: a time-out that is pushed back by every acknowledgement costs
 /// nothing until the first of these moments comes, and is entered anew then.
-#[derive(Debug, Default)]
-pub(crate) struct Timers {
-    entries: BTreeSet<(Instant, Owner)>,
+#[derive(Debug)]
+pub struct Timers<O> {
+    entries: BTreeSet<(Instant, O)>,
 }
 
-impl Timers {
+impl<O> Default for Timers<O> {
+    fn default() -> Self {
+        Timers { entries: BTreeSet::new() }
+    }
+}
+
+impl<O: Copy + Ord> Timers<O> {
     /// Sees to it that `owner` is woken at `deadline` or earlier. `queued` is the owner's entry.
     #[inline]
-    pub(crate) fn schedule(&mut self, owner: Owner, queued: &mut Option<Instant>, deadline: Option<Instant>) {
+    pub fn schedule(&mut self, owner: O, queued: &mut Option<Instant>, deadline: Option<Instant>) {
         let Some(deadline) = deadline else { return };
         match *queued {
             Some(at) if at <= deadline => return,
@@ -38,7 +35,7 @@ impl Timers {
     }
 
     /// Forgets the owner's entry.
-    pub(crate) fn cancel(&mut self, owner: Owner, queued: &mut Option<Instant>) {
+    pub fn cancel(&mut self, owner: O, queued: &mut Option<Instant>) {
         if let Some(at) = queued.take() {
             self.entries.remove(&(at, owner));
         }
@@ -46,12 +43,12 @@ impl Timers {
 
     /// The earliest entry.
     #[inline]
-    pub(crate) fn next(&self) -> Option<Instant> {
+    pub fn next(&self) -> Option<Instant> {
         self.entries.first().map(|(at, _)| *at)
     }
 
     /// Takes an entry that is due; its owner must forget it.
-    pub(crate) fn pop(&mut self, now: Instant) -> Option<Owner> {
+    pub fn pop(&mut self, now: Instant) -> Option<O> {
         let &(at, owner) = self.entries.first()?;
         if at > now {
             return None;
