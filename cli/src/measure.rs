@@ -1,7 +1,7 @@
 //! `freena bench` and `freena demo`.
 
 use clap::{Subcommand, ValueEnum};
-use freena_perf::bench::{self, Case, Hosts, Load, Options, Report, Series};
+use freena_perf::bench::{self, Case, Hosts, Load, Options, PlotError, Report, Series};
 use freena_perf::lab::{self, Access};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,13 +26,10 @@ enum What {
     Streams(StreamsArgs),
 }
 
+/// What all benchmarks have.
 #[derive(Debug, clap::Args)]
-struct StreamsArgs {
-    /// What to do with connections [default: all]
-    #[arg(long, value_delimiter = ',', value_name = "CASE")]
-    cases: Option<Vec<CaseName>>,
-
-    /// Length of each run in seconds; four times that where frames are lost
+struct CommonArgs {
+    /// Length of each run in seconds
     #[arg(long, value_name = "S")]
     seconds: Option<f64>,
 
@@ -51,6 +48,16 @@ struct StreamsArgs {
     /// Write a plot as SVG
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct StreamsArgs {
+    /// What to do with connections [default: all]; `lossy` runs four times as long
+    #[arg(long, value_delimiter = ',', value_name = "CASE")]
+    cases: Option<Vec<CaseName>>,
+
+    #[command(flatten)]
+    common: CommonArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -67,14 +74,6 @@ struct MeasureArgs {
     #[arg(long, value_delimiter = ',', value_name = "BYTES")]
     sizes: Option<Vec<usize>>,
 
-    /// Length of each run in seconds
-    #[arg(long, value_name = "S")]
-    seconds: Option<f64>,
-
-    /// Runs of each series, of which the median counts
-    #[arg(long, value_name = "N")]
-    rounds: Option<u32>,
-
     /// Series to measure [default: all]
     #[arg(long, value_delimiter = ',', value_name = "SERIES")]
     series: Option<Vec<SeriesName>>,
@@ -83,17 +82,8 @@ struct MeasureArgs {
     #[arg(long, value_name = "LOAD")]
     load: Option<LoadName>,
 
-    /// Arguments for freena-stack, such as `--poll busy`
-    #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
-    server: Option<String>,
-
-    /// Write the figures as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-
-    /// Write a plot as SVG
-    #[arg(long, value_name = "FILE")]
-    plot: Option<PathBuf>,
+    #[command(flatten)]
+    common: CommonArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -128,6 +118,10 @@ pub(crate) struct DemoArgs {
     seconds: f64,
 }
 
+/// The series whose latency is measured, and those of two programs on one host.
+const COMPARED: [Series; 4] =
+    [Series::KernelSendto, Series::Framework, Series::KernelStream, Series::FrameworkStream];
+
 /// Runs a benchmark.
 ///
 /// # Errors
@@ -136,78 +130,81 @@ pub(crate) fn bench(args: &BenchArgs) -> miette::Result<ExitCode> {
     enter()?;
     let options = options()?;
     match &args.what {
-        What::Streams(args) => streams(args, options),
-        What::Throughput(measure) | What::Latency(measure) | What::Local(measure) => {
-            datagrams(&args.what, measure, options)
+        What::Throughput(args) => {
+            let report = measure_throughput(&args.apply(options))?;
+            args.common.show(&report.table(), || report.to_json(), |path| report.write_svg(path))
         }
-    }
-}
-
-fn datagrams(what: &What, args: &MeasureArgs, mut options: Options) -> miette::Result<ExitCode> {
-    if matches!(what, What::Local(_)) {
-        options.hosts = Hosts::One;
-        options.sizes = vec![64];
-        options.loads = vec![Load::Steady];
-        options.series =
-            vec![Series::KernelSendto, Series::Framework, Series::KernelStream, Series::FrameworkStream];
-    }
-    if let Some(sizes) = &args.sizes {
-        options.sizes.clone_from(sizes);
-    }
-    if let Some(seconds) = args.seconds {
-        options.seconds = seconds;
-    }
-    if let Some(rounds) = args.rounds {
-        options.rounds = rounds;
-    }
-    if let Some(series) = &args.series {
-        options.series = series.iter().map(|name| series_of(*name)).collect();
-    }
-    match args.load {
-        Some(LoadName::Burst) => options.loads = vec![Load::Burst],
-        Some(LoadName::Steady) => options.loads = vec![Load::Steady],
-        None => {}
-    }
-    if let Some(server) = &args.server {
-        options.server_arguments = server.split_whitespace().map(str::to_owned).collect();
-    }
-    let report = match what {
-        What::Throughput(_) => measure_throughput(&options)?,
-        What::Latency(_) => measure_latency(options)?,
-        What::Local(_) | What::Streams(_) => {
+        What::Latency(args) => {
+            let report = measure_latency(args.apply(options))?;
+            args.common.show(&report.table(), || report.to_json(), |path| report.write_svg(path))
+        }
+        What::Local(args) => {
+            let options = args.apply(Options {
+                hosts: Hosts::One,
+                sizes: vec![64],
+                loads: vec![Load::Steady],
+                series: COMPARED.to_vec(),
+                ..options
+            });
             let streams = measure_throughput(&options)?;
-            Report { latency: measure_latency(options)?.latency, ..streams }
+            let report = Report { latency: measure_latency(options)?.latency, ..streams };
+            args.common.show(&report.table(), || report.to_json(), |path| report.write_svg(path))
         }
-    };
-    println!("{}", report.table());
-    if let Some(path) = &args.json {
-        write(path, &report.to_json())?;
+        What::Streams(args) => {
+            let cases: Vec<Case> = match &args.cases {
+                None => Case::ALL.to_vec(),
+                Some(names) => names.iter().map(|name| case_of(*name)).collect(),
+            };
+            let report = bench::streams(&args.common.apply(options), &cases)
+                .map_err(|error| miette::miette!("{error}"))?;
+            args.common.show(&report.table(), || report.to_json(), |path| report.write_svg(path))
+        }
     }
-    if let Some(path) = &args.plot {
-        report.write_svg(path).map_err(|error| miette::miette!("{}: {error}", path.display()))?;
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
-fn streams(args: &StreamsArgs, mut options: Options) -> miette::Result<ExitCode> {
-    options.seconds = args.seconds.unwrap_or(options.seconds);
-    options.rounds = args.rounds.unwrap_or(options.rounds);
-    if let Some(server) = &args.server {
-        options.server_arguments = server.split_whitespace().map(str::to_owned).collect();
+impl MeasureArgs {
+    fn apply(&self, mut options: Options) -> Options {
+        if let Some(sizes) = &self.sizes {
+            options.sizes.clone_from(sizes);
+        }
+        if let Some(series) = &self.series {
+            options.series = series.iter().map(|name| series_of(*name)).collect();
+        }
+        match self.load {
+            Some(LoadName::Burst) => options.loads = vec![Load::Burst],
+            Some(LoadName::Steady) => options.loads = vec![Load::Steady],
+            None => {}
+        }
+        self.common.apply(options)
     }
-    let cases: Vec<Case> = match &args.cases {
-        None => Case::ALL.to_vec(),
-        Some(names) => names.iter().map(|name| case_of(*name)).collect(),
-    };
-    let report = bench::streams(&options, &cases).map_err(|error| miette::miette!("{error}"))?;
-    println!("{}", report.table());
-    if let Some(path) = &args.json {
-        write(path, &report.to_json())?;
+}
+
+impl CommonArgs {
+    fn apply(&self, mut options: Options) -> Options {
+        options.seconds = self.seconds.unwrap_or(options.seconds);
+        options.rounds = self.rounds.unwrap_or(options.rounds);
+        if let Some(server) = &self.server {
+            options.server_arguments = server.split_whitespace().map(str::to_owned).collect();
+        }
+        options
     }
-    if let Some(path) = &args.plot {
-        report.write_svg(path).map_err(|error| miette::miette!("{}: {error}", path.display()))?;
+
+    /// Prints the table, and writes the files that are asked for.
+    fn show(
+        &self,
+        table: &str,
+        json: impl FnOnce() -> String,
+        plot: impl FnOnce(&Path) -> Result<(), PlotError>,
+    ) -> miette::Result<ExitCode> {
+        println!("{table}");
+        if let Some(path) = &self.json {
+            write(path, &json())?;
+        }
+        if let Some(path) = &self.plot {
+            plot(path).map_err(|error| miette::miette!("{}: {error}", path.display()))?;
+        }
+        Ok(ExitCode::SUCCESS)
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Two hosts, a server on each, unmodified programs between them, table and plots.
@@ -254,11 +251,7 @@ fn measure_throughput(options: &Options) -> miette::Result<Report> {
 }
 
 fn measure_latency(mut options: Options) -> miette::Result<Report> {
-    options.series.retain(|series| {
-        let compared =
-            [Series::KernelSendto, Series::Framework, Series::KernelStream, Series::FrameworkStream];
-        compared.contains(series)
-    });
+    options.series.retain(|series| COMPARED.contains(series));
     bench::latency(&options).map_err(|error| miette::miette!("{error}"))
 }
 

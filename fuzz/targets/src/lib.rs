@@ -2,6 +2,7 @@
 //!
 //! `tests/corpus.rs` replays `fuzz/corpus` through them with a stable compiler.
 
+mod input;
 mod packets;
 mod sctp;
 mod services;

@@ -1,5 +1,6 @@
 //! The SCTP engine, with a peer that sends whatever it likes: mostly with the tags and the checksum that are right.
 
+use crate::input::Input;
 use crate::tcp::epoch;
 use freena_sctp::{Config, Sctp};
 use freena_stack_api::RxChecksum;
@@ -9,7 +10,6 @@ use freena_stack_api::stream::{
 use freena_wire::{Mac, Packet};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 80;
@@ -70,27 +70,6 @@ struct World {
     tag: u32,
     own: u32,
     cookie: Vec<u8>,
-}
-
-/// Bytes of the fuzzer, zeros behind their end.
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn next(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().unwrap_or(0)
-    }
-
-    fn take(&mut self, length: usize) -> &'a [u8] {
-        let (taken, rest) = self.0.split_at(length.min(self.0.len()));
-        self.0 = rest;
-        taken
-    }
 }
 
 impl World {

@@ -3,31 +3,13 @@
 #[path = "../../../stack/protocols/tcp/tests/support/mod.rs"]
 mod support;
 
+use crate::input::Input;
 use freena_tcp::{Congestion, Flow, Handle, Listening, Options, Path};
 use freena_wire::tcp::{self, flag};
 use std::time::{Duration, Instant};
 pub(crate) use support::epoch;
 use support::host::Datagram;
 use support::{Host, PORT, Pair, Stream, address, byte};
-
-/// Numbers from the fuzzer's bytes; zeros behind their end.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn next(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().unwrap_or(0)
-    }
-
-    fn short(&mut self) -> u16 {
-        u16::from_le_bytes([self.byte(), self.byte()])
-    }
-}
 
 /// Times that matter: from nothing over acknowledgement delays and time-outs to the life of `TIME_WAIT`.
 fn pause(choice: u8) -> Duration {
