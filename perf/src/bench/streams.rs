@@ -89,7 +89,7 @@ fn measure(lab: &Lab, options: &Options, case: Case, series: Series) -> Result<S
             ("freena-perf-stream", &["--size", MESSAGE][..], vec!["--hold", "--congestion", "cubic"])
         }
         Case::Requests => ("freena-perf-requests", &[][..], vec!["--connections", CONNECTIONS]),
-        Case::Opens => ("freena-perf-requests", &[][..], vec!["--connections", CONNECTIONS, "--reopen"]),
+        Case::Opens => ("freena-perf-requests", &["--reopen"][..], vec!["--connections", CONNECTIONS]),
     };
     let role = |role: &'static str| {
         let address = address.clone();

@@ -32,9 +32,6 @@ enum Role {
         /// Connections at a time.
         #[arg(long, default_value_t = 50)]
         connections: usize,
-        /// Close each connection after one answer, and open another.
-        #[arg(long)]
-        reopen: bool,
     },
     /// Answers until a line comes on standard input.
     Server {
@@ -52,6 +49,10 @@ struct Common {
     /// Length of a request and of its answer, in bytes.
     #[arg(long, default_value_t = 64)]
     size: usize,
+    /// One request for each connection: the server closes it after the answer, and the client opens another. So it is the
+    /// server, as with HTTP, whose ports wait in TIME_WAIT, and the client's last.
+    #[arg(long)]
+    reopen: bool,
 }
 
 /// Numbers that are no connection's.
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
 
 fn run(role: &Role) -> io::Result<()> {
     match role {
-        Role::Client { common, seconds, connections, reopen } => ask(common, *seconds, *connections, *reopen),
+        Role::Client { common, seconds, connections } => ask(common, *seconds, *connections),
         Role::Server { common } => answer(common),
     }
 }
@@ -145,20 +146,22 @@ fn answer(common: &Common) -> io::Result<()> {
                         Ok(Got::Whole) => {
                             peer.stream.write_all(&buffer)?;
                             answered += 1;
+                            if !common.reopen {
+                                continue;
+                            }
                         }
-                        Ok(Got::Part) => {}
-                        Ok(Got::End) | Err(_) => {
-                            peers[place] = None;
-                            free.push(place);
-                        }
+                        Ok(Got::Part) => continue,
+                        Ok(Got::End) | Err(_) => {}
                     }
+                    peers[place] = None;
+                    free.push(place);
                 }
             }
         }
     }
 }
 
-fn ask(common: &Common, seconds: f64, connections: usize, reopen: bool) -> io::Result<()> {
+fn ask(common: &Common, seconds: f64, connections: usize) -> io::Result<()> {
     let peer = SocketAddr::new(common.address, common.port);
     let request = vec![b'?'; common.size];
     let ready = Ready::new()?;
@@ -187,17 +190,18 @@ fn ask(common: &Common, seconds: f64, connections: usize, reopen: bool) -> io::R
         }
         for &number in &numbers {
             let number = number as usize;
-            match peers[number].receive(&mut buffer)? {
-                Got::Part => continue,
-                Got::End => return Err(ErrorKind::UnexpectedEof.into()),
-                Got::Whole => {}
-            }
+            let got = peers[number].receive(&mut buffer)?;
             let now_ns = sys::now_ns();
-            histogram.record((now_ns - peers[number].began_ns) / 2);
-            if reopen {
-                peers[number] = open(number, now_ns)?;
+            if matches!(got, Got::Whole) {
+                histogram.record((now_ns - peers[number].began_ns) / 2);
             }
-            peers[number].began_ns = now_ns;
+            match got {
+                Got::Whole if !common.reopen => peers[number].began_ns = now_ns,
+                Got::End if common.reopen => peers[number] = open(number, now_ns)?,
+                Got::End => return Err(ErrorKind::UnexpectedEof.into()),
+                // With `reopen` the end follows the answer.
+                Got::Whole | Got::Part => continue,
+            }
             peers[number].stream.write_all(&request)?;
         }
     }

@@ -53,7 +53,7 @@ pub(crate) fn readiness(held: &Held) -> c_short {
 }
 
 /// How long the kernel sleeps at a time, in nanoseconds, where an error would not wake it.
-pub(crate) const SLICE: u64 = 10_000_000;
+const SLICE: u64 = 10_000_000;
 
 /// Events that are reported whether asked for or not, poll(2).
 const ALWAYS: c_short = POLLERR | POLLHUP;
@@ -141,6 +141,11 @@ pub(crate) fn is_deaf(held: &Held, events: c_short) -> bool {
     !held.is_stream() && events & READ == 0
 }
 
+/// How long the kernel sleeps of the time that is left: with a socket that [`is_deaf`] no longer than until the next look.
+pub(crate) fn nap(left: Option<u64>, deaf: bool) -> Option<u64> {
+    if deaf { Some(left.unwrap_or(SLICE).min(SLICE)) } else { left }
+}
+
 /// Waits. `timeout` in nanoseconds, `None` for ever; `sleep` is the kernel's call with the time that is left.
 ///
 /// # Safety
@@ -194,7 +199,7 @@ unsafe fn wait(
             let entry = unsafe { *fds.add(index) };
             hold(entry.fd).is_some_and(|held| is_deaf(&held, entry.events))
         });
-        let result = sleep(if deaf { Some(left.unwrap_or(SLICE).min(SLICE)) } else { left });
+        let result = sleep(nap(left, deaf));
         if result < 0 {
             let errno = sys::errno();
             sys::set_errno(before);

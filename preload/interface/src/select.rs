@@ -1,7 +1,7 @@
 //! select(2) and pselect(2), like [`crate::poll`], with sets of bits.
 
 use crate::outcome::{Error, Outcome, Reason, Stop};
-use crate::poll::{SLICE, discard_stale, hold, is_deaf, prepare_one, readiness};
+use crate::poll::{discard_stale, hold, is_deaf, nap, prepare_one, readiness};
 use crate::{table, token};
 use core::ffi::{c_int, c_short};
 use core::ptr;
@@ -191,7 +191,7 @@ unsafe fn wait(
         // SAFETY: the caller's.
         unsafe { wanted.write(&places, count) };
         let left = end.map(|end| end.saturating_sub(sys::monotonic()));
-        let answer = sleep(if deaf { Some(left.unwrap_or(SLICE).min(SLICE)) } else { left });
+        let answer = sleep(nap(left, deaf));
         if answer < 0 {
             let errno = sys::errno();
             sys::set_errno(before);
