@@ -12,7 +12,7 @@ const HEARTBEAT_INFO: u16 = 1;
 impl Association {
     /// The next packet, if there is something to send.
     pub(crate) fn output(&mut self, env: &mut Env<'_>, source: &mut dyn Source) -> Option<Transmit> {
-        let now = env.now;
+        let (now, again) = (env.now, self.send.retransmitted);
         let chunks = match self.phase {
             Phase::CookieWait => self.init(now)?,
             Phase::CookieEchoed => self.echo(now)?,
@@ -21,6 +21,7 @@ impl Association {
         };
         self.packets_out += 1;
         env.stats.segments_out += 1;
+        env.stats.retransmitted += u64::from(self.send.retransmitted > again);
         Some(Transmit { connection: Some(self.handle), ..self.transmit(chunks) })
     }
 
@@ -171,7 +172,6 @@ impl Association {
                 return;
             }
             self.send.timed_out();
-            env.stats.retransmitted += 1;
         }
         if is_over(self.receive.due) {
             (self.receive.due, self.receive.at_once) = (None, true);
