@@ -1,6 +1,6 @@
 """Opens connections, one after the other, for a question and its answer each, until its input ends:
 stream_opens.py ADDRESS PORT. The peer closes first, except every fourth time if a third argument is given. For each line of
-its input it prints how many there were."""
+its input it prints how many there were, and goes on with the next line: between the two it has no connection open."""
 
 import selectors
 import socket
@@ -17,6 +17,8 @@ while True:
         if not sys.stdin.readline():
             sys.exit()
         print("opened", count)
+        if not sys.stdin.readline():
+            sys.exit()
     with socket.create_connection(peer, timeout=20) as stream:
         peer_first = not closes_first or count % 4
         # A line's end tells the peer to close once it has answered.
