@@ -84,6 +84,9 @@ impl Association {
             self.control.pop_front();
         }
         let has_data = self.send.pick(hold, most).is_some();
+        if has_data {
+            chunks.reserve_exact(most);
+        }
         if self.receive.at_once || self.receive.owes() && has_data {
             self.receive.acknowledge(&mut chunks);
         }
