@@ -1,9 +1,12 @@
 //! Talking to the control socket of a server.
 
 use freena_shm_abi::control::{Request, Response, op};
-use std::fs::File;
+use freena_shm_abi::trust;
+use std::fs::{self, File};
 use std::io::{Read, Seek};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::{io, mem};
 use zerocopy::{FromBytes, IntoBytes};
@@ -58,7 +61,7 @@ fn connect(path: &Path) -> io::Result<OwnedFd> {
     // SAFETY: plain data for which zero is valid.
     let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-    let bytes = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str());
+    let bytes = path.as_os_str().as_bytes();
     if bytes.len() >= address.sun_path.len() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path is longer than 107 bytes"));
     }
@@ -78,7 +81,34 @@ fn connect(path: &Path) -> io::Result<OwnedFd> {
     if unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), len) } < 0 {
         return Err(io::Error::last_os_error());
     }
+    check_trust(&socket, path)?;
     Ok(socket)
+}
+
+/// An error where the process that listens is not to be trusted ([`trust`]).
+fn check_trust(socket: &OwnedFd, path: &Path) -> io::Result<()> {
+    let mut server = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of_val(&server) as libc::socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
+    // SAFETY: `server` is writable for `len` bytes.
+    if unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut server).cast(), &raw mut len) }
+        < 0
+    {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: takes no arguments.
+    let own = unsafe { libc::geteuid() };
+    let folder = |path: &[u8]| {
+        let found = fs::metadata(std::ffi::OsStr::from_bytes(path)).ok()?;
+        Some((found.uid(), found.mode()))
+    };
+    if trust::is_trusted(server.uid, own, std::path::absolute(path)?.as_os_str().as_bytes(), folder) {
+        return Ok(());
+    }
+    let user = server.uid;
+    Err(io::Error::other(format!(
+        "user {user} listens there, where others than root may put sockets: it is not trusted"
+    )))
 }
 
 /// One request, one response, with the descriptors beside them.

@@ -161,6 +161,65 @@ fn a_user_who_may_not_is_told() {
     });
 }
 
+/// Somebody else listens at a path that anybody could have taken: he gets nothing of a program, which goes on with the
+/// kernel's sockets, and both the library and the command line say so.
+#[test]
+fn a_stranger_at_the_control_socket_is_not_trusted() {
+    privileged("a_stranger_at_the_control_socket_is_not_trusted", || {
+        let lab = Lab::new();
+        let folder = lab.path("open");
+        std::fs::create_dir(&folder).expect("a folder");
+        for folder in [folder.parent().expect("a folder"), &folder] {
+            std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+                .expect("a mode");
+        }
+        let path = folder.join("control");
+        let mut stranger =
+            lab.near(freena_tests::binaries::installed("setpriv").expect("setpriv (util-linux)"));
+        stranger.args(["--reuid=4711", "--regid=4711", "--clear-groups", "--"]);
+        stranger.arg(freena_tests::binaries::python()).args(["-u", "-c", STRANGER]).arg(&path);
+        let mut stranger = Program::start(stranger);
+        stranger.expect("ready");
+
+        let mut run = lab.near(freena_tests::binaries::freena("freena"));
+        run.args(["run", "--protocol", "udp", "--control"]).arg(&path).arg("--");
+        run.arg(freena_tests::binaries::python()).arg("-u").arg(freena_tests::binaries::script("echo.py"));
+        run.args([NEAR4, "7001"]);
+        let mut echo = Program::start(run);
+        echo.expect("ready");
+        echo.expect_error("user 4711 listens there");
+        assert!(
+            echo.errors().contains("it is not trusted; its sockets stay with the kernel"),
+            "{}",
+            echo.errors()
+        );
+        let mut ask = lab.far_script("ask.py", &[&NEAR4, &7001, &"unconnected"]);
+        ask.expect("ready");
+        ask.tell("100");
+        assert_eq!(ask.line(), "ok 100");
+        assert_eq!(stranger.line(), "got 0 bytes");
+
+        let mut status = lab.near(freena_tests::binaries::freena("freena"));
+        status.args(["status", "--control"]).arg(&path);
+        let output = output(status);
+        // The words are set in lines, each behind a bar.
+        let said = String::from_utf8_lossy(&output.stderr).replace('│', " ");
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(!output.status.success() && said.contains("user 4711 listens there"), "{said}");
+        assert_eq!(stranger.line(), "got 0 bytes");
+    });
+}
+
+/// Listens as a server would, and prints how much each client says first.
+const STRANGER: &str = "import socket,sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.bind(sys.argv[1])
+s.listen()
+__import__('os').chmod(sys.argv[1], 0o777)
+print('ready')
+while True:
+    print('got', len(s.accept()[0].recv(300)), 'bytes')";
+
 /// Sends an `ATTACH` by hand (the binaries may lie where another user cannot read) and prints the errno of the answer.
 const CONNECT: &str = "import socket,struct,sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

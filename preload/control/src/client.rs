@@ -5,13 +5,13 @@
 
 use crate::exclusive::{self, Exclusive};
 use crate::{log, own, process, route, settings, sys};
-use core::ffi::c_int;
+use core::ffi::{CStr, c_int};
 use core::mem::{size_of, zeroed};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 use freena_shm_abi::control::{Request, Response, op};
 use freena_shm_abi::server::ServerPage;
-use freena_shm_abi::{ABI_VERSION, MAGIC};
+use freena_shm_abi::{ABI_VERSION, MAGIC, trust};
 use zerocopy::IntoBytes;
 
 /// How long an answer may take.
@@ -24,6 +24,8 @@ const MAX_DESCRIPTORS: usize = 4;
 pub enum Failure {
     /// No server listens, or it does not let this process in; the errno of connect(2).
     Unreachable(c_int),
+    /// This user's process listens, and is not trusted ([`trust`]).
+    Untrusted(libc::uid_t),
     /// The server went away, or did not answer in time.
     Gone,
     /// The server speaks another version, given here.
@@ -40,6 +42,12 @@ impl core::fmt::Display for Failure {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Failure::Unreachable(errno) => write!(f, "the server cannot be reached (errno {errno})"),
+            Failure::Untrusted(user) => {
+                write!(
+                    f,
+                    "user {user} listens there, where others than root may put sockets: it is not trusted"
+                )
+            }
             Failure::Gone => write!(f, "the server is gone or does not answer"),
             Failure::Version(theirs) => {
                 write!(f, "the server speaks version {theirs}, this library {ABI_VERSION}")
@@ -229,7 +237,20 @@ fn connect() -> Result<c_int, Failure> {
         let _ = sys::close(fd);
         Failure::Unreachable(errno.0)
     })?;
+    let unknown = libc::ucred { pid: 0, uid: libc::uid_t::MAX, gid: libc::gid_t::MAX };
+    let server = sys::get_option(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, unknown).unwrap_or(unknown).uid;
+    if !trust::is_trusted(server, sys::effective_user(), path, folder) {
+        let _ = sys::close(fd);
+        return Err(Failure::Untrusted(server));
+    }
     Ok(fd)
+}
+
+/// Owner and mode of a folder.
+fn folder(path: &[u8]) -> Option<(u32, u32)> {
+    let mut terminated = [0; settings::MAX_PATH + 1];
+    terminated.get_mut(..path.len())?.copy_from_slice(path);
+    sys::owner_and_mode(CStr::from_bytes_until_nul(&terminated).ok()?).ok()
 }
 
 /// Room for a control message with [`MAX_DESCRIPTORS`] descriptors, aligned as `cmsghdr` wants it.

@@ -419,6 +419,19 @@ pub fn mode(fd: c_int) -> Result<libc::mode_t> {
     Ok(stat.st_mode)
 }
 
+/// Owner and mode of the file that the path leads to.
+pub fn owner_and_mode(path: &core::ffi::CStr) -> Result<(libc::uid_t, libc::mode_t)> {
+    // SAFETY: `stat` is plain data, valid when zero.
+    let mut stat: libc::stat = unsafe { core::mem::zeroed() };
+    call!(SYS_newfstatat, libc::AT_FDCWD, path.as_ptr(), ptr::from_mut(&mut stat), 0)?;
+    Ok((stat.st_uid, stat.st_mode))
+}
+
+/// geteuid(2).
+pub fn effective_user() -> libc::uid_t {
+    call!(SYS_geteuid).map_or(libc::uid_t::MAX, |user| user as libc::uid_t)
+}
+
 /// listen(2).
 pub fn listen(fd: c_int, backlog: c_int) -> Result<isize> {
     call!(SYS_listen, fd, backlog)

@@ -110,9 +110,11 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Refused(errno) | Failure::Resources(errno) => Error::Kernel(Errno(errno)),
-            Failure::Unreachable(_) | Failure::Gone | Failure::Version(_) | Failure::Protocol => {
-                Error::ServerGone
-            }
+            Failure::Unreachable(_)
+            | Failure::Untrusted(_)
+            | Failure::Gone
+            | Failure::Version(_)
+            | Failure::Protocol => Error::ServerGone,
         }
     }
 }

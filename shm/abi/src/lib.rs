@@ -6,12 +6,13 @@
 //! - [`joint`]: the memory that both ends of a connection on one host share;
 //! - [`control`]: the messages on the control socket;
 //! - [`server`]: the page that all programs may read;
-//! - [`trace`]: copies of the packets that the links carry.
+//! - [`trace`]: copies of the packets that the links carry;
+//! - [`trust`]: whom a program lets serve it.
 //!
 //! Everything is `repr(C)`, its size is asserted, and a change that the other side would misread raises
 //! [`ABI_VERSION`]. Both sides refuse another version by name.
 //!
-//! Who trusts whom: a program trusts the server, the server trusts nothing that a program can write. Each field says who
+//! Who trusts whom: a program trusts the server (if it is one that [`trust`] allows), the server trusts nothing that a program can write. Each field says who
 //! writes it. The server loads a field that a program writes once, bounds it, and keeps its own positions in private
 //! memory. Where a program shares memory with another one ([`joint`]), it trusts that one as little.
 #![no_std]
@@ -26,6 +27,7 @@ pub mod server;
 pub mod socket;
 pub mod stream;
 pub mod trace;
+pub mod trust;
 
 pub use endpoint::Endpoint;
 pub use record::Record;
