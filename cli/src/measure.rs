@@ -24,11 +24,13 @@ enum What {
     Local(MeasureArgs),
     /// TCP connections, kernel and framework: bulk, requests, opened and closed, a path that delays and loses
     Streams(StreamsArgs),
+    /// One listener of nginx for the clients of kernel TCP, framework TCP, SCTP and QUIC, against listeners of one protocol each
+    Mixed(RunsArgs),
 }
 
 /// What all benchmarks have.
 #[derive(Debug, clap::Args)]
-struct CommonArgs {
+struct RunsArgs {
     /// Length of each run in seconds
     #[arg(long, value_name = "S")]
     seconds: Option<f64>,
@@ -44,6 +46,13 @@ struct CommonArgs {
     /// Write the figures as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+/// What benchmarks with a plot have.
+#[derive(Debug, clap::Args)]
+struct CommonArgs {
+    #[command(flatten)]
+    runs: RunsArgs,
 
     /// Write a plot as SVG
     #[arg(long, value_name = "FILE")]
@@ -159,6 +168,10 @@ pub(crate) fn bench(args: &BenchArgs) -> miette::Result<ExitCode> {
                 .map_err(|error| miette::miette!("{error}"))?;
             args.common.show(&report.table(), || report.to_json(), |path| report.write_svg(path))
         }
+        What::Mixed(args) => {
+            let report = bench::mixed(&args.apply(options)).map_err(|error| miette::miette!("{error}"))?;
+            args.show(&report.table(), || report.to_json())
+        }
     }
 }
 
@@ -179,7 +192,7 @@ impl MeasureArgs {
     }
 }
 
-impl CommonArgs {
+impl RunsArgs {
     fn apply(&self, mut options: Options) -> Options {
         options.seconds = self.seconds.unwrap_or(options.seconds);
         options.rounds = self.rounds.unwrap_or(options.rounds);
@@ -189,17 +202,29 @@ impl CommonArgs {
         options
     }
 
-    /// Prints the table, and writes the files that are asked for.
+    /// Prints the table, and writes the figures where that is asked for.
+    fn show(&self, table: &str, json: impl FnOnce() -> String) -> miette::Result<ExitCode> {
+        println!("{table}");
+        if let Some(path) = &self.json {
+            write(path, &json())?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl CommonArgs {
+    fn apply(&self, options: Options) -> Options {
+        self.runs.apply(options)
+    }
+
+    /// As [`RunsArgs::show`], and the plot.
     fn show(
         &self,
         table: &str,
         json: impl FnOnce() -> String,
         plot: impl FnOnce(&Path) -> Result<(), PlotError>,
     ) -> miette::Result<ExitCode> {
-        println!("{table}");
-        if let Some(path) = &self.json {
-            write(path, &json())?;
-        }
+        self.runs.show(table, json)?;
         if let Some(path) = &self.plot {
             plot(path).map_err(|error| miette::miette!("{}: {error}", path.display()))?;
         }

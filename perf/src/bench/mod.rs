@@ -9,11 +9,14 @@
 //!
 //! And of TCP connections, what is done with them being the case ([`streams`]).
 //!
+//! And a listener that takes the peers of all protocols, against listeners of one each ([`mixed`]).
+//!
 //! A series that fails is reported with its reason, and the others go on.
 
 mod account;
 mod latency;
 mod machine;
+mod mixed;
 mod options;
 mod plot;
 mod process;
@@ -30,6 +33,7 @@ use crate::lab::LabError;
 
 pub use latency::latency;
 pub use machine::Machine;
+pub use mixed::{Client, Listener, MixedPoint, MixedReport, mixed};
 pub use options::{Binaries, Hosts, Load, Options, Series, Wait};
 pub use plot::PlotError;
 pub use report::{Cost, Latency, LatencyPoint, Measured, Outcome, Report, Throughput, ThroughputPoint};
@@ -52,6 +56,9 @@ pub enum Error {
         /// What it may be set to.
         expected: &'static str,
     },
+    /// What stands while it is measured does not.
+    #[error("cannot start what is to be measured: {0}")]
+    Start(String),
     /// Where the programs are cannot be told.
     #[error("cannot tell where this program's file is: {0}")]
     CurrentExe(#[source] std::io::Error),

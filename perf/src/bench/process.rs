@@ -48,6 +48,10 @@ pub(super) enum RunError {
     NotWhole { sent: u64, received: u64, corrupt: u64 },
     #[error("no request was answered, {lost} were lost")]
     NoAnswer { lost: u64 },
+    #[error("{0}")]
+    Setup(String),
+    #[error("{listener} has no connection by {expected} with {peer}: freena status tells {got}")]
+    OtherProtocol { listener: &'static str, expected: &'static str, peer: String, got: String },
 }
 
 /// A running program, in a process group of its own, which is killed on drop.

@@ -75,6 +75,15 @@ impl Servers {
         Ok(())
     }
 
+    /// What the receiver's server says of its connections, as JSON.
+    pub(super) fn status(&self) -> Result<serde_json::Value, RunError> {
+        let Some(server) = self.all.last() else { return Ok(serde_json::Value::Null) };
+        let mut command = Command::new(&self.freena);
+        command.args(["status", "--json", "--control"]).arg(&server.control);
+        let output = command.output().map_err(|error| RunError::Counters(error.to_string()))?;
+        serde_json::from_slice(&output.stdout).map_err(|error| RunError::Counters(error.to_string()))
+    }
+
     fn metrics(&self, server: &Server) -> Result<String, RunError> {
         let mut command = Command::new(&self.freena);
         command.args(["status", "--metrics", "--control"]).arg(&server.control);
@@ -181,16 +190,19 @@ impl<'a> Place<'a> {
         arguments: impl FnOnce(&mut Command),
     ) -> Result<Program, RunError> {
         let path = binaries.find(name).map_err(RunError::Missing)?;
-        let mut command = match self.through {
-            None => self.host.command(path),
-            Some((freena, control)) => {
-                let mut command = self.host.command(freena);
-                command.args(["run", "--protocol", "udp,tcp", "--control"]).arg(control).arg("--").arg(path);
-                command
-            }
-        };
+        let mut command = self.command(Some("udp,tcp"), &path);
         arguments(&mut command);
         Program::start(name, command)
+    }
+
+    /// A command for a program here: bare where there are no protocols or no server, otherwise by `freena run`.
+    pub(super) fn command(&self, protocols: Option<&str>, program: &Path) -> Command {
+        let (Some(protocols), Some((freena, control))) = (protocols, self.through) else {
+            return self.host.command(program);
+        };
+        let mut command = self.host.command(freena);
+        command.args(["run", "--protocol", protocols, "--control"]).arg(control).arg("--").arg(program);
+        command
     }
 }
 

@@ -27,6 +27,19 @@ pub enum Line {
     Received(Received),
     /// A ping-pong client or server is done.
     PingPong(PingPong),
+    /// A client that gets files is done.
+    Downloaded(Downloaded),
+}
+
+/// What a client that gets files has got.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Downloaded {
+    /// Bytes of files.
+    pub bytes: u64,
+    /// Their rate, in megabits each second.
+    pub megabits_per_second: f64,
+    /// What the process cost.
+    pub usage: Usage,
 }
 
 /// What a process cost between the first and the last datagram.

@@ -4,6 +4,7 @@ mod adaptive;
 mod choosing;
 mod free;
 mod quic;
+mod quinn_peer;
 
 use freena_tests::binaries::installed;
 use freena_tests::lab::{Lab, Server};

@@ -2,7 +2,7 @@
 
 use crate::{PORT, listens, program, said};
 use freena_tests::binaries;
-use freena_tests::lab::{FAR4, Lab, NEAR4, Server};
+use freena_tests::lab::{FAR4, FAR6, Lab, NEAR4, NEAR6, Server};
 use freena_tests::netns::privileged;
 use freena_tests::program::{Program, output};
 use serde_json::Value;
@@ -17,7 +17,7 @@ const SECRET: &str = "nobody-reads-this-on-the-wire-";
 const WIRE: &str = "wire.near-0.pcapng";
 
 /// Two hosts with keys of their own, each of which trusts the other's.
-fn with_quic(name: &str, test: impl FnOnce(&Lab, &Server<'_>, &Server<'_>) + Send) {
+pub fn with_quic(name: &str, test: impl FnOnce(&Lab, &Server<'_>, &Server<'_>) + Send) {
     privileged(name, || {
         let lab = Lab::new();
         let folders = ["near-keys", "far-keys"].map(|name| lab.path(name));
@@ -26,8 +26,9 @@ fn with_quic(name: &str, test: impl FnOnce(&Lab, &Server<'_>, &Server<'_>) + Sen
         let mut near =
             lab.near_server_with(&["--quic", near_keys, "--trace", trace.to_str().expect("a name")]);
         let mut far = lab.far_server_with(&["--quic", far_keys]);
-        trust(&lab, "far-keys", &format!("{NEAR4} {}", key_of(&near)));
-        trust(&lab, "near-keys", &format!("{FAR4} {}", key_of(&far)));
+        let (near_key, far_key) = (key_of(&near), key_of(&far));
+        trust(&lab, "far-keys", &format!("{NEAR4} {near_key}\n{NEAR6} {near_key}"));
+        trust(&lab, "near-keys", &format!("{FAR4} {far_key}\n{FAR6} {far_key}"));
         test(&lab, &near, &far);
         for server in [&mut near, &mut far] {
             if server.program.is_alive() {
@@ -38,18 +39,18 @@ fn with_quic(name: &str, test: impl FnOnce(&Lab, &Server<'_>, &Server<'_>) + Sen
 }
 
 /// The fingerprint of a server's key.
-fn key_of(server: &Server<'_>) -> String {
+pub fn key_of(server: &Server<'_>) -> String {
     let status = server.status();
     let protocols = status["protocols"].as_array().expect("protocols");
     let quic = protocols.iter().find(|it| it["name"] == "quic").expect("QUIC");
     quic["fingerprint"].as_str().expect("a fingerprint").to_owned()
 }
 
-fn trust(lab: &Lab, folder: &str, line: &str) {
+pub fn trust(lab: &Lab, folder: &str, line: &str) {
     fs::write(lab.path(folder).join("trusted"), format!("{line}\n")).expect("a file");
 }
 
-fn python(server: &Server<'_>, script: &str) -> Command {
+pub fn python(server: &Server<'_>, script: &str) -> Command {
     let mut python = server.run_with("quic", binaries::python());
     python.args(["-u", "-c", script]);
     python
@@ -171,6 +172,36 @@ fn curl_iperf3_and_redis_run_over_quic() {
 }
 
 #[test]
+fn ipv6_carries_it_too() {
+    with_quic("ipv6_carries_it_too", |_, near, far| {
+        for (address, peer) in [(NEAR6, FAR6), ("::", FAR6)] {
+            let mut server = Program::start(python(
+                near,
+                &format!(
+                    "import socket\ns = socket.create_server(('{address}', {PORT}), family=socket.AF_INET6)\n\
+                     print('ready', flush=True)\nc, peer = s.accept()\ngot = b''\n\
+                     while part := c.recv(1 << 16): got += part\nc.sendall(got)\nc.close()\n\
+                     print(peer[0], c.family.name, len(got))"
+                ),
+            ));
+            assert_eq!(server.line(), "ready");
+            let client = python(
+                far,
+                &format!(
+                    "import socket\ns = socket.create_connection(('{NEAR6}', {PORT}))\n\
+                     data = bytes(range(251)) * 40000\ns.sendall(data)\ns.shutdown(socket.SHUT_WR)\ngot = b''\n\
+                     while part := s.recv(1 << 16): got += part\nassert got == data, len(got)\n\
+                     print(s.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL))"
+                ),
+            );
+            assert_eq!(said(client).trim(), "261");
+            assert_eq!(server.line(), format!("{peer} AF_INET6 {}", 251 * 40000));
+            server.succeed();
+        }
+    });
+}
+
+#[test]
 fn a_peer_with_another_key_is_refused() {
     with_quic("a_peer_with_another_key_is_refused", |lab, near, far| {
         let _server = Program::start(python(
@@ -196,14 +227,15 @@ fn a_peer_with_another_key_is_refused() {
 }
 
 #[test]
-fn one_nginx_serves_clients_of_the_kernel_tcp_and_quic_at_once() {
-    with_quic("one_nginx_serves_clients_of_the_kernel_tcp_and_quic_at_once", |lab, near, far| {
+fn one_nginx_serves_clients_of_the_kernel_tcp_sctp_and_quic_at_once() {
+    with_quic("one_nginx_serves_clients_of_the_kernel_tcp_sctp_and_quic_at_once", |lab, near, far| {
         let check = nginx_configuration(lab);
-        let mut nginx = near.run_with("quic,tcp", program("nginx"));
+        let mut nginx = near.run_with("quic,sctp,tcp", program("nginx"));
         nginx.arg("-c").arg(lab.path("nginx.conf"));
         let mut nginx = Program::start(nginx);
-        listens(near, "quic, tcp");
-        let clients = [lab.far("/bin/sh"), far.run_with("tcp", "/bin/sh"), far.run_with("quic", "/bin/sh")];
+        listens(near, "quic, sctp, tcp");
+        let framework = ["tcp", "sctp", "quic"].map(|protocol| far.run_with(protocol, "/bin/sh"));
+        let clients = framework.into_iter().chain([lab.far("/bin/sh")]);
         std::thread::scope(|scope| {
             for mut client in clients {
                 client.args(["-c", &check]);
