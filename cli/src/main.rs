@@ -2,6 +2,7 @@
 
 mod check;
 mod control;
+mod flows;
 mod install;
 mod keygen;
 mod measure;
@@ -31,7 +32,7 @@ struct Cli {
 enum Command {
     /// Start a program whose sockets use the framework
     Run(run::Args),
-    /// Show links, queues and sockets: where data goes, and why
+    /// Show links, queues, sockets and flows with services: where data goes, and why
     Status(status::Args),
     /// Follow links, polling threads and sockets live
     Top(top::Args),

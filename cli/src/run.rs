@@ -1,10 +1,11 @@
 //! `freena run`.
 
 use crate::services::{Folder, plan};
-use crate::{ControlArgs, install, program, settings};
+use crate::{ControlArgs, flows, install, program, settings};
 use freena_config::Configuration;
 use freena_service_chain::Plan;
 use freena_shm_abi::control::{ENV_CONTROL, ENV_SERVICES, ENV_SETTINGS};
+use freena_shm_abi::flows::ENV_FLOWS;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -90,11 +91,19 @@ pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
         preload.push(others);
     }
     let mut command = Command::new(&path);
+    let inserts = plan.is_some();
     match plan {
         // Names and parameters of services, which name the files of keys: no keys.
         Some(plan) => command.env(ENV_SERVICES, plan.encode()),
         None => command.env_remove(ENV_SERVICES),
     };
+    command.env_remove(ENV_FLOWS);
+    if let Some(path) = args.config.as_ref().filter(|_| inserts) {
+        match flows::create(&std::path::absolute(path).unwrap_or(path.clone())) {
+            Ok(file) => _ = command.env(ENV_FLOWS, file),
+            Err(why) => eprintln!("freena: flows with services are not shown in freena status: {why}"),
+        }
+    }
     let error = command
         .arg0(name)
         .args(rest)

@@ -1,7 +1,7 @@
 //! `freena status`.
 
-use crate::{ControlArgs, control};
-use serde_json::Value;
+use crate::{ControlArgs, control, flows};
+use serde_json::{Value, json};
 use std::process::ExitCode;
 
 /// Which server, and in which form.
@@ -19,23 +19,34 @@ pub(crate) struct Args {
     metrics: bool,
 }
 
-/// Prints what the server tells of itself.
+/// Prints what the server tells of itself, and programs of their flows with services.
 ///
 /// # Errors
-/// The server cannot be reached.
+/// The server cannot be reached, and no program has services, which need none.
 pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
     if args.metrics {
         print!("{}", control::metrics(&args.control.control)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let text = control::status(&args.control.control)?;
+    let programs = flows::all();
+    let mut status = match control::status(&args.control.control) {
+        Ok(text) => serde_json::from_str(&text)
+            .map_err(|error| miette::miette!("the status document is no JSON: {error}"))?,
+        Err(_) if !programs.is_empty() => json!({}),
+        Err(error) => return Err(error),
+    };
+    let server = status.get("version").is_some();
     if args.json {
-        println!("{text}");
+        status["programs_with_services"] = flows::as_json(&programs);
+        println!("{status}");
         return Ok(ExitCode::SUCCESS);
     }
-    let status: Value = serde_json::from_str(&text)
-        .map_err(|error| miette::miette!("the status document is no JSON: {error}"))?;
-    print(&status);
+    if server {
+        print(&status);
+    } else {
+        println!("no freena-stack on {}", args.control.control.display());
+    }
+    flows::print(&programs);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,6 +3,7 @@
 use freena_tests::binaries::{freena, python, script};
 use freena_tests::netns::privileged;
 use freena_tests::program::{Program, output};
+use serde_json::Value;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -167,6 +168,14 @@ fn what_another_key_has_made_is_dropped_and_named() {
         server.expect("ready");
         with(&other, &["tell", "127.0.0.1", "7000"]).expect("no answer");
         server.expect_error("crypto (rule in line 1): a datagram was dropped (1 so far): service `crypto`:");
+        let mut command = Command::new(freena("freena"));
+        command.args(["status", "--json", "--control", "/nonexistent/control"]);
+        let status: Value = serde_json::from_slice(&output(command).stdout).expect("a document");
+        let programs = status["programs_with_services"].as_array().expect("a list").iter();
+        let mut flows = programs.flat_map(|it| it["flows"].as_array().expect("a list"));
+        let flow = flows.find(|it| it["pid"] == server.pid()).expect("the server's flow is shown");
+        assert!(flow["transport"] == "UDP" && flow["state"] == "waiting" && flow["refused"] == 1, "{flow}");
+        assert!(flow["reason"].as_str().unwrap().contains("service `crypto`"), "{flow}");
         assert_eq!(with(&file, &["tell", "127.0.0.1", "7000"]).expect("answer"), "680");
         assert!(!shows(&seen, &MARK[..16]));
     });

@@ -2,13 +2,15 @@
 
 use freena_tests::binaries::{freena, installed, python, script};
 use freena_tests::netns::privileged;
-use freena_tests::program::{Program, output};
+use freena_tests::program::{PATIENCE, Program, output};
+use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// What the program's ends say again and again: it must not be seen on the wire.
@@ -225,5 +227,94 @@ fn what_bypasses_connect_and_accept_is_not_sent_in_the_clear() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let seen = peer.join().expect("a peer");
         assert!(!seen.windows(MARK.len()).any(|bytes| bytes == MARK), "{}", String::from_utf8_lossy(&seen));
+    });
+}
+
+/// What `freena status --json` says of flows with services whose peer or own port is this one.
+fn flows_shown(port: u16) -> Vec<Value> {
+    let mut command = Command::new(freena("freena"));
+    command.args(["status", "--json", "--control", "/nonexistent/control"]);
+    let output = output(command);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let status: Value = serde_json::from_slice(&output.stdout).expect("a document");
+    let programs = status["programs_with_services"].as_array().expect("a list").clone();
+    let flows = programs.iter().flat_map(|it| it["flows"].as_array().expect("a list").clone());
+    let meant = |it: &Value| {
+        [&it["local"], &it["peer"]].iter().any(|it| it.as_str().unwrap().ends_with(&format!(":{port}")))
+    };
+    flows.filter(meant).collect()
+}
+
+#[test]
+fn status_shows_flows_with_their_rules_and_what_has_ended_them_with_no_server() {
+    in_namespace("status_shows_flows_with_their_rules_and_what_has_ended_them_with_no_server", |files| {
+        let file = files.configuration("x.xml", &files.key("key"), "");
+        let other = files.configuration("y.xml", &files.key("other"), "");
+        // Each connection is a process's of its own, as with servers that fork.
+        let mut command = with(&file, &python());
+        command.args(["-u", "-c"]).arg(
+            "import socket, os\n\
+             listener = socket.create_server(('127.0.0.1', 7100))\n\
+             print('ready')\n\
+             while True:\n\
+             \x20 connection, _ = listener.accept()\n\
+             \x20 if os.fork() == 0:\n\
+             \x20   try: connection.sendall(connection.recv(100)); connection.recv(1)\n\
+             \x20   except OSError: os._exit(1)\n\
+             \x20   os._exit(0)\n\
+             \x20 connection.close()\n",
+        );
+        let mut server = Program::start(command);
+        server.expect("ready");
+        let client = |file: &Path| {
+            let mut command = with(file, &python());
+            command.args(["-u", "-c"]).arg(
+                "import socket\n\
+                 s = socket.create_connection(('127.0.0.1', 7100))\n\
+                 try: s.sendall(b'x'); print('got', s.recv(1))\n\
+                 except OSError as error: print('errno', error.errno)\n\
+                 input()\n",
+            );
+            Program::start(command)
+        };
+        let mut good = client(&file);
+        good.expect("got");
+        let shown = flows_shown(7100);
+        assert_eq!(shown.len(), 2, "{shown:?}");
+        for role in ["client", "server"] {
+            let flow = shown.iter().find(|it| it["role"] == role).expect("both ends are shown");
+            assert_eq!(flow["state"], "open", "{flow}");
+            assert_eq!(flow["services"], "crypto (rule in line 1)", "{flow}");
+            assert!(flow["process_lives"] == true && flow["transport"] == "TCP", "{flow}");
+            assert_eq!(flow["pid"] == good.pid(), role == "client", "{flow}");
+            assert_eq!(flow["refused"], 0, "{flow}");
+        }
+
+        let mut bad = client(&other);
+        assert_eq!(bad.expect("errno"), libc::EPERM.to_string());
+        bad.kill();
+        let failed: Vec<Value> = flows_shown(7100).into_iter().filter(|it| it["state"] == "failed").collect();
+        // That of a program that is gone too.
+        assert_eq!(failed.len(), 2, "{failed:?}");
+        for flow in &failed {
+            assert_eq!(flow["errno"], libc::EPERM, "{flow}");
+            assert!(flow["reason"].as_str().unwrap().contains("wrong key"), "{flow}");
+        }
+        let mut command = Command::new(freena("freena"));
+        command.args(["status", "--control", "/nonexistent/control"]);
+        let words = String::from_utf8(output(command).stdout).expect("words");
+        assert!(words.contains("no freena-stack on /nonexistent/control"), "{words}");
+        assert!(words.contains(&format!("{} (processes: ", file.display())), "{words}");
+        assert!(words.contains("by EPERM; 0 messages refused"), "{words}");
+
+        // One that has ended in order is not shown any more.
+        good.tell("");
+        good.succeed();
+        let open = || flows_shown(7100).iter().filter(|it| it["state"] == "open").count();
+        let deadline = Instant::now() + PATIENCE;
+        while open() > 0 {
+            assert!(Instant::now() < deadline, "{:?}", flows_shown(7100));
+            thread::sleep(Duration::from_millis(10));
+        }
     });
 }

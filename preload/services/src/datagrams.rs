@@ -146,6 +146,11 @@ impl Datagrams {
         self.kept.is_some()
     }
 
+    /// It is gone from this process; `own`: it was this process's.
+    pub(crate) fn withdraw(&mut self, own: bool) {
+        self.flows.withdraw(own);
+    }
+
     /// A datagram was dropped: it is counted, and the user told, but not of each.
     fn drop_one(&mut self, words: &str, why: &dyn std::fmt::Display, now: u64) {
         self.dropped += 1;

@@ -6,6 +6,7 @@
 //! - [`plan`]: which flows get which services, as `freena run` has resolved it; [`table`]: which descriptors have any;
 //! - [`opened`]: where flows begin and end: connect, accept, duplicates, close, exit;
 //! - [`calls`]: reading, writing and options; [`stream`]: one stream; `datagrams`: one socket for datagrams;
+//! - `board`: where flows are shown to `freena status`;
 //! - [`courier`]: the thread that goes on with what a program does not wait for; [`below`]: the socket underneath.
 //!
 //! # Rules
@@ -17,6 +18,7 @@
 //! - Unlike the layers below, this one uses the heap, for flows with services alone.
 
 pub mod below;
+mod board;
 pub mod calls;
 pub mod courier;
 mod datagrams;
@@ -37,6 +39,7 @@ pub unsafe fn start() {
     // SAFETY: the caller's.
     if unsafe { plan::load() } {
         process::start();
+        board::start();
         table::start();
         owner::start();
         opened::adopt_inherited();

@@ -33,6 +33,16 @@ struct Body {
     content: Content,
 }
 
+impl Drop for Body {
+    fn drop(&mut self) {
+        let own = self.owner.has();
+        match &mut self.content {
+            Content::Stream(stream) => stream.withdraw(own),
+            Content::Datagrams(datagrams) => datagrams.withdraw(own),
+        }
+    }
+}
+
 /// What a slot is for.
 pub(crate) enum Content {
     Stream(Box<Stream>),

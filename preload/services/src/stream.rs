@@ -8,10 +8,12 @@ pub(crate) use input::Found;
 pub(crate) use output::Taken;
 
 use crate::below;
+use crate::board::Shown;
 use crate::plan::Chosen;
 use core::ffi::c_int;
 use freena_preload_control::{log, sys};
 use freena_service_chain::{Buffer, FlowError, State, StreamFlow};
+use freena_shm_abi::flows::state;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
@@ -36,6 +38,8 @@ pub struct Stream {
     peer: SocketAddr,
     /// For messages: the peer, and what was inserted.
     words: String,
+    /// As `freena status` has it.
+    shown: Shown,
     /// Plain text that the program has not read.
     plain: Buffer,
     /// Bytes in the socket's queue whose plain text is in `plain`, or was.
@@ -72,9 +76,12 @@ impl Stream {
     /// Its errno, when a service refuses it; told.
     pub(crate) fn new(fd: c_int, chosen: &Chosen, now: u64) -> Result<Self, c_int> {
         let Chosen { services, flow, words } = chosen;
+        let mut shown = Shown::new(flow.transport, flow.role, [flow.local, flow.peer], words, now);
         let words = format!("{} -> {}: {words}", flow.local, flow.peer);
         let flow = StreamFlow::new(services, *flow, now).map_err(|error| {
             log::always(format_args!("{words}: {error}"));
+            shown.fail(&error, &[], now);
+            shown.withdraw(true);
             error.errno()
         })?;
         log::decision(format_args!("{words}"));
@@ -83,6 +90,7 @@ impl Stream {
             flow,
             peer: chosen.flow.peer,
             words,
+            shown,
             plain: Buffer::new(),
             opened: 0,
             rest: 0,
@@ -154,6 +162,7 @@ impl Stream {
         let errno = error.errno();
         if self.failed.replace(errno).is_none() {
             log::always(format_args!("{}: {error}", self.words));
+            self.shown.fail(error, &self.flow.figures(), sys::monotonic());
             self.early.clear();
             self.out.clear();
             self.flow.transmit(sys::monotonic(), &mut self.out);
@@ -201,6 +210,30 @@ impl Stream {
         {
             self.low_water = bytes;
         }
+    }
+
+    /// Shows how far it is.
+    fn show(&mut self, now: u64) {
+        let state = match self.flow.state() {
+            State::Waiting => state::WAITING,
+            State::Agreeing => state::AGREEING,
+            State::Open => state::OPEN,
+            State::Plain => state::PLAIN,
+            State::Failed => return,
+        };
+        if self.shown.show(state, now, || self.flow.figures()) {
+            let what = match state {
+                state::OPEN => "the two ends agree",
+                state::PLAIN => "the peer has no freena, and the rule allows that",
+                _ => return,
+            };
+            log::decision(format_args!("{}: {what}", self.words));
+        }
+    }
+
+    /// It is gone from this process; `own`: it was this process's.
+    pub(crate) fn withdraw(&mut self, own: bool) {
+        self.shown.withdraw(own);
     }
 
     /// What services have counted, for the log.

@@ -6,6 +6,7 @@
 //! - [`joint`]: the memory that both ends of a connection on one host share;
 //! - [`control`]: the messages on the control socket;
 //! - [`server`]: the page that all programs may read;
+//! - [`flows`]: what programs show of their flows with services;
 //! - [`trace`]: copies of the packets that the links carry;
 //! - [`trust`]: whom a program lets serve it.
 //!
@@ -21,6 +22,7 @@
 pub mod app;
 pub mod control;
 pub mod endpoint;
+pub mod flows;
 pub mod joint;
 pub mod record;
 pub mod server;

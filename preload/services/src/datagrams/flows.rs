@@ -1,11 +1,14 @@
 //! The flows of a socket, one for each peer.
 
 use crate::below::{self, Address};
+use crate::board::Shown;
 use crate::plan;
 use core::ffi::c_int;
 use freena_preload_control::{log, sys};
 use freena_service_chain::{DatagramFlow, Role};
+use freena_shm_abi::flows::state;
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::net::SocketAddr;
 
 /// Most flows of a socket. Anybody can send from any address: of more, those go first that have never proved anything and
@@ -23,6 +26,8 @@ pub(super) struct Entry {
     pub(super) proven: bool,
     /// The peer has no freena, and the rule allows that.
     pub(super) plain: bool,
+    /// As `freena status` has it.
+    shown: Option<Shown>,
     sent: bool,
     used: u64,
 }
@@ -31,6 +36,25 @@ impl Entry {
     /// The program sends to it.
     pub(super) fn wanted(&mut self) {
         self.sent = true;
+    }
+
+    /// Shows how far it is.
+    pub(super) fn show(&mut self, now: u64) {
+        let state = match (self.plain, self.proven) {
+            (true, _) => state::PLAIN,
+            (_, true) => state::OPEN,
+            _ => state::WAITING,
+        };
+        if let (Some(shown), Some(flow)) = (&mut self.shown, &mut self.flow) {
+            shown.show(state, now, || flow.figures());
+        }
+    }
+
+    /// A datagram of it was refused.
+    pub(super) fn refuse(&mut self, why: &dyn Display, now: u64) {
+        if let Some(shown) = &mut self.shown {
+            shown.refuse(why, now);
+        }
     }
 }
 
@@ -69,6 +93,7 @@ impl Flows {
             && let Some(mut entry) = self.entries.remove(&key)
         {
             tell_figures(&mut entry);
+            entry.shown.iter_mut().for_each(|it| it.withdraw(true));
         }
     }
 
@@ -80,6 +105,11 @@ impl Flows {
     /// Flows that have services.
     pub(super) fn timed(&mut self) -> impl Iterator<Item = (&Address, &mut DatagramFlow)> {
         self.entries.values_mut().filter_map(|it| Some((&it.address, it.flow.as_deref_mut()?)))
+    }
+
+    /// They are gone from this process; `own`: they were this process's.
+    pub(super) fn withdraw(&mut self, own: bool) {
+        self.entries.values_mut().filter_map(|it| it.shown.as_mut()).for_each(|it| it.withdraw(own));
     }
 
     /// What services have counted, for the log.
@@ -106,18 +136,25 @@ fn begin(fd: c_int, role: Role, peer: SocketAddr, address: &Address) -> Result<E
         words: String::new(),
         proven: false,
         plain: false,
+        shown: None,
         sent: false,
         used: 0,
     };
     let Some(chosen) = plan::choose(libc::IPPROTO_UDP as u8, role, local, peer) else { return Ok(none) };
     let words = format!("{local} -> {peer}: {}", chosen.words);
-    match DatagramFlow::new(&chosen.services, chosen.flow, sys::monotonic()) {
+    let now = sys::monotonic();
+    let mut shown = Shown::new(chosen.flow.transport, role, [local, peer], &chosen.words, now);
+    match DatagramFlow::new(&chosen.services, chosen.flow, now) {
         Ok(flow) => {
             log::decision(format_args!("{words}"));
             below::apply(fd, &flow.wishes(), peer.is_ipv6());
-            Ok(Entry { flow: Some(Box::new(flow)), words, ..none })
+            Ok(Entry { flow: Some(Box::new(flow)), words, shown: Some(shown), ..none })
         }
-        Err(error) => Err(Refused { errno: error.errno(), words, why: error.to_string() }),
+        Err(error) => {
+            shown.fail(&error, &[], now);
+            shown.withdraw(true);
+            Err(Refused { errno: error.errno(), words, why: error.to_string() })
+        }
     }
 }
 

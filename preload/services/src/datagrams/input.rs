@@ -64,6 +64,10 @@ impl Datagrams {
         }
         let error = output::transmit(fd, flow, from, &mut self.out, now);
         self.error = self.error.or(error);
+        match &why {
+            Some(why) => entry.refuse(why, now),
+            None => entry.show(now),
+        }
         if let Some(why) = why {
             let words = std::mem::take(&mut entry.words);
             self.drop_one(&words, &why, now);

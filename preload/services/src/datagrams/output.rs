@@ -86,6 +86,7 @@ impl Datagrams {
         }
         self.looks |= flow.may_restore();
         let error = transmit(fd, flow, &peer, &mut self.out, now);
+        entry.show(now);
         self.error = self.error.or(error);
         result
     }

@@ -41,11 +41,13 @@ impl Stream {
             let moved = if self.is_plain() { false } else { self.pull(fd, now)? };
             self.push_early(fd, now)?;
             if self.is_plain() {
+                self.show(now);
                 self.flush(fd, 0).map_err(|Errno(errno)| errno)?;
                 return Ok(Found::Plain);
             }
             // An error of the socket is told by the next write; what has arrived is read first.
             let _ = self.flush(fd, 0);
+            self.show(now);
             if !moved {
                 return Ok(Found::Nothing);
             }

@@ -50,6 +50,7 @@ impl Stream {
         let now = sys::monotonic();
         let sealed = self.flow.seal(now, bytes, &mut self.out).map_err(|error| self.fail(fd, &error))?;
         self.flush(fd, flags).map_err(|Errno(errno)| errno)?;
+        self.show(now);
         Ok(match sealed.blocked {
             _ if sealed.consumed > 0 => Taken::Bytes(sealed.consumed),
             Some(Blocked::Until(at)) => Taken::Until(at),
