@@ -151,9 +151,12 @@ impl Flow {
         let told = &self.told;
         let figures: serde_json::Map<String, Value> = self
             .figures()
-            .split(' ')
-            .filter_map(|it| it.split_once('='))
-            .filter_map(|(name, value)| Some((name.to_owned(), value.parse::<u64>().ok()?.into())))
+            .split("; ")
+            .filter_map(|it| it.split_once(": "))
+            .filter_map(|(service, it)| Some((service, it.split_once(' ')?)))
+            .filter_map(|(service, (value, name))| {
+                Some((format!("{service}: {name}"), value.parse::<u64>().ok()?.into()))
+            })
             .collect();
         json!({
             "pid": self.pid,

@@ -230,19 +230,17 @@ fn what_bypasses_connect_and_accept_is_not_sent_in_the_clear() {
     });
 }
 
-/// What `freena status --json` says of flows with services whose peer or own port is this one.
-fn flows_shown(port: u16) -> Vec<Value> {
+/// What `freena status --json` says of the flows of programs under these configurations.
+fn flows_shown(files: &Files) -> Vec<Value> {
     let mut command = Command::new(freena("freena"));
     command.args(["status", "--json", "--control", "/nonexistent/control"]);
     let output = output(command);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let status: Value = serde_json::from_slice(&output.stdout).expect("a document");
     let programs = status["programs_with_services"].as_array().expect("a list").clone();
-    let flows = programs.iter().flat_map(|it| it["flows"].as_array().expect("a list").clone());
-    let meant = |it: &Value| {
-        [&it["local"], &it["peer"]].iter().any(|it| it.as_str().unwrap().ends_with(&format!(":{port}")))
-    };
-    flows.filter(meant).collect()
+    let folder = files.path("").display().to_string();
+    let own = |it: &&Value| it["configuration"].as_str().expect("a path").starts_with(&folder);
+    programs.iter().filter(own).flat_map(|it| it["flows"].as_array().expect("a list").clone()).collect()
 }
 
 #[test]
@@ -279,7 +277,7 @@ fn status_shows_flows_with_their_rules_and_what_has_ended_them_with_no_server() 
         };
         let mut good = client(&file);
         good.expect("got");
-        let shown = flows_shown(7100);
+        let shown = flows_shown(files);
         assert_eq!(shown.len(), 2, "{shown:?}");
         for role in ["client", "server"] {
             let flow = shown.iter().find(|it| it["role"] == role).expect("both ends are shown");
@@ -288,12 +286,14 @@ fn status_shows_flows_with_their_rules_and_what_has_ended_them_with_no_server() 
             assert!(flow["process_lives"] == true && flow["transport"] == "TCP", "{flow}");
             assert_eq!(flow["pid"] == good.pid(), role == "client", "{flow}");
             assert_eq!(flow["refused"], 0, "{flow}");
+            assert!(flow["figures"]["crypto: messages sealed"].is_u64(), "{flow}");
         }
 
         let mut bad = client(&other);
         assert_eq!(bad.expect("errno"), libc::EPERM.to_string());
         bad.kill();
-        let failed: Vec<Value> = flows_shown(7100).into_iter().filter(|it| it["state"] == "failed").collect();
+        let failed: Vec<Value> =
+            flows_shown(files).into_iter().filter(|it| it["state"] == "failed").collect();
         // That of a program that is gone too.
         assert_eq!(failed.len(), 2, "{failed:?}");
         for flow in &failed {
@@ -310,10 +310,10 @@ fn status_shows_flows_with_their_rules_and_what_has_ended_them_with_no_server() 
         // One that has ended in order is not shown any more.
         good.tell("");
         good.succeed();
-        let open = || flows_shown(7100).iter().filter(|it| it["state"] == "open").count();
+        let open = || flows_shown(files).iter().filter(|it| it["state"] == "open").count();
         let deadline = Instant::now() + PATIENCE;
         while open() > 0 {
-            assert!(Instant::now() < deadline, "{:?}", flows_shown(7100));
+            assert!(Instant::now() < deadline, "{:?}", flows_shown(files));
             thread::sleep(Duration::from_millis(10));
         }
     });

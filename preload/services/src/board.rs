@@ -155,8 +155,8 @@ impl Shown {
     fn tell_figures(&mut self, figures: &[Figure]) {
         let mut words = String::new();
         for it in figures {
-            let space = if words.is_empty() { "" } else { " " };
-            let _ = write!(words, "{space}{}.{}={}", it.service, it.name, it.value);
+            let between = if words.is_empty() { "" } else { "; " };
+            let _ = write!(words, "{between}{}: {} {}", it.service, it.value, it.name);
         }
         self.told.lengths[2] = put(&mut self.told.figures, &words);
     }
