@@ -14,6 +14,11 @@ pub(crate) enum Unreachable {
     /// No dynamic loader runs in it.
     #[error("{0} is statically linked (as Go programs often are): no library can be preloaded into it")]
     Static(PathBuf),
+    /// Go's runtime makes system calls itself, also where a C library is linked in.
+    #[error(
+        "{0} is a Go program: its system calls do not go through the C library, where libfreena_preload.so stands"
+    )]
+    Go(PathBuf),
     /// The loader ignores LD_PRELOAD (man 8 ld.so, secure-execution mode).
     #[error("{0} is setuid or setgid: the dynamic loader ignores preloaded libraries for it")]
     SetId(PathBuf),
@@ -95,6 +100,9 @@ fn examine_elf(path: &Path, bytes: &[u8]) -> Result<(), Unreachable> {
     let interpreter = segments.iter().find_map(|segment| segment.interpreter(endian, bytes).ok().flatten());
     match interpreter {
         None => Err(Unreachable::Static(path.to_owned())),
+        Some(_) if segments.iter().any(|segment| is_of_go(segment, endian, bytes)) => {
+            Err(Unreachable::Go(path.to_owned()))
+        }
         Some(loader) => {
             let loader = String::from_utf8_lossy(loader).into_owned();
             if loader.contains("ld-linux") {
@@ -104,6 +112,12 @@ fn examine_elf(path: &Path, bytes: &[u8]) -> Result<(), Unreachable> {
             }
         }
     }
+}
+
+/// Whether a segment holds the note with a build's name that Go's linker writes (`.note.go.buildid`), stripped or not.
+fn is_of_go<H: ProgramHeader>(segment: &H, endian: H::Endian, bytes: &[u8]) -> bool {
+    let Ok(Some(mut notes)) = segment.notes(endian, bytes) else { return false };
+    std::iter::from_fn(|| notes.next().ok().flatten()).any(|note| note.name() == b"Go")
 }
 
 fn has_capabilities(path: &Path) -> bool {
@@ -123,21 +137,107 @@ mod tests {
         assert_eq!(examine(&std::env::current_exe().unwrap()), Ok(()));
     }
 
+    /// This test's own program with `change` made to it, in a folder of its own.
+    fn changed(change: impl FnOnce(&mut Vec<u8>)) -> (tempfile::TempDir, PathBuf) {
+        let mut bytes = fs::read(std::env::current_exe().unwrap()).unwrap();
+        change(&mut bytes);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("program");
+        fs::write(&path, bytes).unwrap();
+        (folder, path)
+    }
+
+    /// Writes `new` over the only place with `old` in the first page, which has the headers, the loader's name and the notes.
+    fn replace(bytes: &mut [u8], old: &[u8], new: &[u8]) {
+        let page = &bytes[..4096];
+        let places: Vec<_> = (0..page.len()).filter(|at| page[*at..].starts_with(old)).collect();
+        assert_eq!(places.len(), 1, "{}", String::from_utf8_lossy(old));
+        bytes[places[0]..places[0] + new.len()].copy_from_slice(new);
+    }
+
+    /// Offset of the program header of a type, in a file of 64 bits (elf(5)).
+    fn segment(bytes: &[u8], kind: u32) -> usize {
+        let header = elf::FileHeader64::<object::Endianness>::parse(bytes).unwrap();
+        let endian = header.endian().unwrap();
+        let segments = header.program_headers(endian, bytes).unwrap();
+        let index = segments.iter().position(|segment| segment.p_type(endian) == kind).unwrap();
+        usize::try_from(header.e_phoff(endian)).unwrap() + index * size_of_val(&segments[0])
+    }
+
+    #[test]
+    fn a_program_without_a_loader_is_static() {
+        let (_folder, path) = changed(|bytes| {
+            let header = segment(bytes, elf::PT_INTERP);
+            bytes[header..header + 4].copy_from_slice(&elf::PT_NULL.to_ne_bytes());
+        });
+        let found = examine(&path).unwrap_err();
+        assert_eq!(found, Unreachable::Static(path.clone()));
+        assert!(found.to_string().starts_with(&format!("{} is statically linked", path.display())));
+    }
+
+    #[test]
+    fn another_library_is_known_by_its_loader() {
+        let musl = b"/lib/ld-musl-x86_64.so.1";
+        let (_folder, path) = changed(|bytes| {
+            let at = segment(bytes, elf::PT_INTERP) + 8;
+            let offset = u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+            let at = usize::try_from(offset).unwrap();
+            bytes[at..at + musl.len()].copy_from_slice(musl);
+            bytes[at + musl.len()] = 0;
+        });
+        let found = examine(&path).unwrap_err();
+        assert_eq!(found, Unreachable::OtherLibc(path, String::from_utf8(musl.to_vec()).unwrap()));
+        assert!(
+            found.to_string().contains("/lib/ld-musl-x86_64.so.1: libfreena_preload.so is built for glibc")
+        );
+    }
+
+    #[test]
+    fn another_machine_or_word_size_is_told() {
+        let changes: [fn(&mut Vec<u8>); 2] = [
+            |bytes| bytes[18..20].copy_from_slice(&elf::EM_RISCV.to_ne_bytes()),
+            |bytes| bytes[4] = elf::ELFCLASS32,
+        ];
+        for change in changes {
+            let (_folder, path) = changed(change);
+            assert_eq!(examine(&path), Err(Unreachable::OtherMachine(path)));
+        }
+    }
+
+    #[test]
+    fn go_is_known_by_its_note() {
+        // The note of the build's name, type 3 of GNU (elf(5)), becomes what Go's linker writes.
+        let (_folder, path) = changed(|bytes| replace(bytes, b"\x03\0\0\0GNU\0", b"\x04\0\0\0Go\0\0"));
+        assert_eq!(examine(&path), Err(Unreachable::Go(path)));
+    }
+
     #[test]
     fn a_script_is_judged_by_its_interpreter() {
-        let folder = std::env::temp_dir().join(format!("freena-program-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let script = folder.join("script");
+        let (folder, program) = changed(|_| ());
+        let script = folder.path().join("script");
         fs::write(&script, "#! /bin/sh -e\nexit 0\n").unwrap();
         assert_eq!(examine(&script), Ok(()));
-        let own = fs::read(std::env::current_exe().unwrap()).unwrap();
-        let setid = folder.join("setid");
-        fs::write(&setid, own).unwrap();
-        fs::set_permissions(&setid, fs::Permissions::from_mode(0o4755)).unwrap();
-        assert_eq!(examine(&setid), Err(Unreachable::SetId(setid.clone())));
-        fs::write(&script, format!("#!{}\n", setid.display())).unwrap();
-        assert_eq!(examine(&script), Err(Unreachable::SetId(setid)));
-        fs::remove_dir_all(&folder).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
+        assert_eq!(examine(&program), Err(Unreachable::SetId(program.clone())));
+        // Also where the interpreter is a script itself.
+        let inner = folder.path().join("inner");
+        fs::write(&inner, format!("#!{} -x\n", program.display())).unwrap();
+        fs::write(&script, format!("#!{}\n", inner.display())).unwrap();
+        assert_eq!(examine(&script), Err(Unreachable::SetId(program)));
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_is_no_program_is_left_to_the_kernel() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in [("empty", &b""[..]), ("short", b"\x7fELF"), ("line", b"#!"), ("text", b"text")]
+        {
+            let path = folder.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            let expected =
+                if name == "short" { Err(Unreachable::OtherMachine(path.clone())) } else { Ok(()) };
+            assert_eq!(examine(&path), expected, "{name}");
+        }
+        assert_eq!(examine(&folder.path().join("nothing")), Ok(()));
     }
 
     #[test]

@@ -347,6 +347,85 @@ fn sockets_and_connections_until_refused() {
     });
 }
 
+/// A server whose descriptors are all taken: sockets are refused in words before the last ones, connections beyond them are
+/// closed at once, nobody waits, and the server does not spin.
+#[test]
+fn descriptors_until_none_are_left() {
+    privileged("descriptors_until_none_are_left", || {
+        const LIMIT: u64 = 96;
+        let lab = Lab::new();
+        let victims = Victims::new(&lab, &[]);
+        let server = victims.server.program.pid();
+        limit_descriptors(server, LIMIT);
+        let client = Client::attached(&victims.server.control);
+        let mut held = Vec::new();
+        let refused = loop {
+            assert!(held.len() < 96, "more sockets than descriptors");
+            let socket = companion();
+            let request = Request::of(op::TAKEOVER, 17);
+            let (response, fds) = client.call(&request, &[socket.as_raw_fd()]).expect("an answer");
+            assert_eq!(response.errno, 0, "{}", response.reason());
+            if response.verdict != verdict::FAST {
+                break response.reason().to_owned();
+            }
+            held.push((socket, fds));
+        };
+        assert_eq!(
+            refused,
+            format!("freena-stack has {LIMIT} descriptors (RLIMIT_NOFILE), of which 12 are not for sockets")
+        );
+        victims.assert_well("with all sockets taken");
+        let status = victims.server.status();
+        let told = status["kernel_sockets"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .any(|left| left["reason"] == refused.as_str());
+        assert!(told, "{status:#}");
+        // Connections take the others.
+        let mut silent = Vec::new();
+        loop {
+            assert!(silent.len() < 20, "more connections than descriptors");
+            let client = Client::silent(&victims.server.control).expect("a connection");
+            let request = Request::new(op::ATTACH);
+            if client.send(request.as_bytes(), &[]).is_err() || client.receive().is_err() {
+                break;
+            }
+            silent.push(client);
+        }
+        let used = || {
+            let stat =
+                std::fs::read_to_string(format!("/proc/{server}/schedstat")).expect("the control thread");
+            Duration::from_nanos(
+                stat.split(' ').next().and_then(|time| time.parse().ok()).expect("nanoseconds"),
+            )
+        };
+        let before = used();
+        thread::sleep(Duration::from_millis(300));
+        assert!(used() - before < Duration::from_millis(100), "it spins");
+        let waited = Instant::now();
+        let client = Client::silent(&victims.server.control).expect("a connection");
+        assert!(
+            client.receive().is_err() && waited.elapsed() < Duration::from_secs(1),
+            "nobody is turned away"
+        );
+        drop((held, silent));
+        victims.server.wait_until("the places are free", |status| {
+            status["sockets"].as_array().is_some_and(|sockets| sockets.len() == 1)
+        });
+        drop(Client::attached(&victims.server.control).take_over(&companion()));
+        victims.end();
+    });
+}
+
+/// Sets `RLIMIT_NOFILE` of a running process.
+fn limit_descriptors(pid: i32, limit: u64) {
+    let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: `limit` is readable; the old limit is not asked for.
+    let result = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
+    assert_eq!(result, 0, "prlimit: {}", std::io::Error::last_os_error());
+}
+
 /// What is shared with the program at the other end of a connection on one host: garbage in it harms that connection alone.
 #[test]
 fn a_joint_memory_written_over() {

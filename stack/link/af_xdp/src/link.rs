@@ -88,7 +88,7 @@ pub enum OpenError {
     /// The kernel refused a step. `EBUSY`: another AF_XDP socket is bound to the queue, and
     /// still was after half a second. `ENOBUFS`, `EPERM`: more than
     /// RLIMIT_MEMLOCK, without CAP_IPC_LOCK. `EOPNOTSUPP`: no zero-copy in the driver.
-    #[error("AF_XDP on interface {interface}, queue {queue}: {what}: {source}")]
+    #[error("AF_XDP on interface {interface}, queue {queue}: {what}: {source}{}", hint(source))]
     Kernel {
         /// Name of the interface.
         interface: String,
@@ -99,6 +99,14 @@ pub enum OpenError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+/// What an error means, where its text misleads.
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOBUFS) => " (it exceeds RLIMIT_MEMLOCK, which CAP_IPC_LOCK lifts)",
+        _ => "",
+    }
 }
 
 /// An AF_XDP socket on one queue of an interface. Dropping it frees the queue.

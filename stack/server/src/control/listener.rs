@@ -1,11 +1,16 @@
 //! The control socket in the file system.
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+/// How long the control thread rests where a connection can neither be accepted nor turned away.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +38,8 @@ pub enum ListenError {
 pub struct Listener {
     pub(super) socket: Socket,
     path: PathBuf,
+    /// Given up for a moment to turn a connection away where no descriptor is left.
+    spare: Option<File>,
 }
 
 impl Listener {
@@ -67,15 +74,39 @@ impl Listener {
         // Who may use the server is decided by SO_PEERCRED, not by the file's mode.
         fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(fail("cannot set its mode"))?;
         socket.listen(1024).map_err(fail("cannot listen"))?;
-        Ok(Listener { socket, path: path.to_owned() })
+        Ok(Listener { socket, path: path.to_owned(), spare: spare() })
     }
 
-    /// The next connection, if one waits.
-    pub(super) fn accept(&self) -> Option<OwnedFd> {
-        let (socket, _) = self.socket.accept().ok()?;
+    /// The next connection, if one waits. Where no descriptor is left for it, it is closed: its program goes on with the
+    /// kernel's sockets, and does not wait for an answer.
+    pub(super) fn accept(&mut self) -> Option<OwnedFd> {
+        let socket = match self.socket.accept() {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
+                    tracing::warn!(%error, "a control connection is refused");
+                    self.turn_away();
+                }
+                return None;
+            }
+        };
         socket.set_nonblocking(true).ok()?;
         Some(socket.into())
     }
+
+    fn turn_away(&mut self) {
+        self.spare = None;
+        drop(self.socket.accept());
+        self.spare = spare();
+        if self.spare.is_none() {
+            // Somebody else took it. Who waits is seen again at once, which must not be spun on.
+            thread::sleep(PAUSE);
+        }
+    }
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 fn new_socket() -> io::Result<Socket> {

@@ -7,7 +7,7 @@ use freena_shm_abi::control::verdict;
 use freena_udp::{Binding, Flow};
 use freena_wire::protocol;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
 /// What is known of a companion.
@@ -53,6 +53,23 @@ pub(super) struct Way {
     pub(super) mtu: u32,
     /// Bits around the destination for which the answer holds, in its own IP version.
     pub(super) prefix_len: u8,
+}
+
+/// Descriptors that are kept for the control connections of further programs, for answers to them, and for new interfaces:
+/// an eighth of all, and no more than this.
+const RESERVED: u64 = 64;
+
+/// Whether there are descriptors for one more socket. The kernel gives the lowest number that is free, so that the number of a
+/// new one tells how many there are.
+pub(super) fn judge_descriptors(new: &OwnedFd) -> Result<(), String> {
+    let limit = sys::descriptor_limit();
+    let reserved = RESERVED.min(limit / 8);
+    if u64::from(new.as_raw_fd().unsigned_abs()) + reserved < limit {
+        return Ok(());
+    }
+    Err(format!(
+        "freena-stack has {limit} descriptors (RLIMIT_NOFILE), of which {reserved} are not for sockets"
+    ))
 }
 
 impl Control {

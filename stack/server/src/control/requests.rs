@@ -2,7 +2,7 @@
 
 use super::client::{Answer, Verdict};
 use super::ownership::keys;
-use super::policy::{Facts, Rejected, plain};
+use super::policy::{Facts, Rejected, judge_descriptors, plain};
 use super::sockets::Entry;
 use super::{Control, WorkerHandle};
 use crate::socket::{Socket, SocketStats};
@@ -95,9 +95,14 @@ impl Control {
         }
         let facts = self.examine(&companion, protocol::UDP)?;
         let judged = self.judge(&facts);
-        let judged = judged.and_then(|reason| match self.sockets.vacancy() {
-            Some(vacancy) => Ok((reason, vacancy)),
-            None => Err(format!("freena-stack carries {} sockets, which is its limit", self.sockets.len())),
+        let judged = judged.and_then(|reason| {
+            judge_descriptors(&companion)?;
+            match self.sockets.vacancy() {
+                Some(vacancy) => Ok((reason, vacancy)),
+                None => {
+                    Err(format!("freena-stack carries {} sockets, which is its limit", self.sockets.len()))
+                }
+            }
         });
         match judged {
             Ok((reason, (key, id))) => {

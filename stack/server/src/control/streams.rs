@@ -11,7 +11,7 @@ pub(super) use status::{ConnectionStatus, ListenerStatus, counters};
 
 use super::client::Answer;
 use super::ownership::keys;
-use super::policy::{Carrier, Facts, Rejected, plain};
+use super::policy::{Carrier, Facts, Rejected, judge_descriptors, plain};
 use super::requests::{named, os};
 use super::{Control, WorkerHandle};
 use crate::mirror::{Route, RouteKind};
@@ -105,7 +105,7 @@ impl Control {
         }
         let judged = self.judge(&facts).and_then(|reason| {
             self.judge_steering(&facts.binding)?;
-            self.judge_room()?;
+            self.judge_room(&companion)?;
             let udp_port = hold_udp_port(request.protocols(), &facts, facts.binding.local)?;
             Ok((reason, udp_port))
         });
@@ -222,7 +222,7 @@ impl Control {
         let peer = (plain(request.peer.ip()), request.peer.port);
         facts.peer_scope = request.peer.scope;
         let judged = self.judge_connect(&companion, &facts, request.protocols(), peer).and_then(|to| {
-            self.judge_room()?;
+            self.judge_room(&companion)?;
             let udp_port = hold_ports(request.protocols(), &companion, &mut facts, to.source())?;
             Ok((to, udp_port))
         });
@@ -359,7 +359,8 @@ impl Control {
             .try_for_each(|ifindex| self.is_steered(ifindex))
     }
 
-    fn judge_room(&self) -> Result<(), String> {
+    fn judge_room(&self, companion: &OwnedFd) -> Result<(), String> {
+        judge_descriptors(companion)?;
         let others = self.sockets.len();
         if self.registry.is_full(others) {
             let carried = self.registry.len() + others;
