@@ -5,11 +5,14 @@
  *
  *     usrsctp_peer echo PORT                     sends back what one peer sends, until that shuts down; prints how much
  *     usrsctp_peer send ADDRESS PORT BYTES SIZE  sends messages of SIZE bytes, BYTES in all, expects them back, shuts down
+ *     usrsctp_peer serve PORT                    sends back each message as it came: stream, payload protocol, order
+ *     usrsctp_peer ask ADDRESS PORT              sends messages of many sorts and expects them back, shuts down
  *     usrsctp_peer idle ADDRESS PORT SECONDS     is connected, with a heartbeat each second; prints how many were answered
  *     usrsctp_peer abort ADDRESS PORT            connects, sends 4 bytes, aborts
  *
  * Every byte sent is a function of its position.
  */
+#include "sctp_messages.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -144,6 +147,87 @@ static int echo(const char *port)
 	return 0;
 }
 
+static void send_message(struct socket *s, const struct message *message)
+{
+	struct sctp_sndinfo info = { .snd_sid = message->stream, .snd_ppid = message->protocol };
+	info.snd_flags = message->unordered ? SCTP_UNORDERED : 0;
+	if (usrsctp_sendv(s, message->bytes, message->length, NULL, 0, &info, sizeof info, SCTP_SENDV_SNDINFO, 0) !=
+	    (ssize_t)message->length)
+		fail("send");
+}
+
+/* One message; 0 at the end. */
+static int receive_message(struct socket *s, struct message *message)
+{
+	struct sctp_rcvinfo info;
+	int flags = 0;
+	message->length = 0;
+	do {
+		struct sockaddr_in from;
+		socklen_t from_len = sizeof from, info_len = sizeof info;
+		unsigned int type = 0;
+		flags = 0;
+		ssize_t got = usrsctp_recvv(s, message->bytes + message->length, LONGEST - message->length,
+					    (struct sockaddr *)&from, &from_len, &info, &info_len, &type, &flags);
+		if (got < 0)
+			fail("receive");
+		if (got == 0)
+			return 0;
+		message->length += (size_t)got;
+	} while (!(flags & MSG_EOR));
+	message->stream = info.rcv_sid;
+	message->protocol = info.rcv_ppid;
+	message->unordered = !!(info.rcv_flags & SCTP_UNORDERED);
+	return 1;
+}
+
+static void want_info(struct socket *s)
+{
+	int on = 1;
+	if (usrsctp_setsockopt(s, IPPROTO_SCTP, SCTP_RECVRCVINFO, &on, sizeof on))
+		fail("SCTP_RECVRCVINFO");
+}
+
+static int serve(const char *port)
+{
+	static struct message message;
+	struct sockaddr_in own = address("0.0.0.0", port);
+	struct socket *listener = make(), *s;
+	unsigned echoed = 0;
+	if (usrsctp_bind(listener, (struct sockaddr *)&own, sizeof own) || usrsctp_listen(listener, 1))
+		fail("listen");
+	puts("listening");
+	fflush(stdout);
+	if (!(s = usrsctp_accept(listener, NULL, NULL)))
+		fail("accept");
+	want_info(s);
+	for (; receive_message(s, &message); echoed++)
+		send_message(s, &message);
+	printf("%u\n", echoed);
+	fflush(stdout);
+	usrsctp_close(s);
+	usrsctp_close(listener);
+	return 0;
+}
+
+static int ask(struct socket *s)
+{
+	static struct message message;
+	want_info(s);
+	for (unsigned number = 0; number < MESSAGES; number++) {
+		compose(&message, number);
+		send_message(s, &message);
+		if (!receive_message(s, &message))
+			fail("the end");
+		expect(&message, number);
+	}
+	usrsctp_shutdown(s, SHUT_WR);
+	if (receive_message(s, &message))
+		fail("no end");
+	printf("%d\n", MESSAGES);
+	return 0;
+}
+
 static int idle(struct socket *s, struct sockaddr_in to, int seconds)
 {
 	struct sctp_paddrparams parameters;
@@ -171,6 +255,12 @@ int main(int argc, char **argv)
 	usrsctp_sysctl_set_sctp_blackhole(0);
 	if (!strcmp(argv[1], "echo")) {
 		result = echo(argv[2]);
+	} else if (!strcmp(argv[1], "serve")) {
+		result = serve(argv[2]);
+	} else if (!strcmp(argv[1], "ask") && argc == 4) {
+		struct socket *s = connected(argv[2], argv[3]);
+		result = ask(s);
+		usrsctp_close(s);
 	} else if (!strcmp(argv[1], "send") && argc == 6) {
 		struct socket *s = connected(argv[2], argv[3]);
 		result = send_and_expect(s, strtoull(argv[4], NULL, 10), strtoull(argv[5], NULL, 10));

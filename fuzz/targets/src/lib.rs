@@ -11,7 +11,7 @@ mod support;
 mod tcp;
 
 pub use packets::{frame, reassembly, xdp_parse};
-pub use sctp::sctp_packets;
+pub use sctp::{sctp_messages, sctp_packets};
 pub use services::{service_datagram, service_stream};
 pub use tcp::{tcp_ops, tcp_segments};
 
@@ -23,7 +23,7 @@ use zerocopy::{FromBytes, IntoBytes};
 pub type Target = fn(&[u8]);
 
 /// All targets by name, which is also their folder in the corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("ring_ops", ring_ops),
     ("config", config),
     ("frame", frame),
@@ -33,6 +33,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("tcp_segments", tcp_segments),
     ("tcp_ops", tcp_ops),
     ("sctp_packets", sctp_packets),
+    ("sctp_messages", sctp_messages),
     ("service_stream", service_stream),
     ("service_datagram", service_datagram),
 ];

@@ -3,6 +3,7 @@
 use crate::input::Input;
 use crate::tcp::epoch;
 use freena_sctp::{Config, Sctp};
+use freena_shm_abi::message::{HEAD, Head, flag};
 use freena_stack_api::RxChecksum;
 use freena_stack_api::stream::{
     Driver, Event, Flow, Handle, IcmpError, ListenerKey, Listening, Options, Path, Protocol, Source,
@@ -11,12 +12,16 @@ use freena_wire::{Mac, Packet};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
+use zerocopy::IntoBytes;
 
 const PORT: u16 = 80;
 const BUFFER: u64 = 16 << 10;
 const WAY: Path = Path { mtu: 1500, max_burst: 1500, max_segments: 1 };
 const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+
+/// In this many bytes a program that writes messages has written one, head included.
+const MESSAGE: u64 = 32;
 
 /// What a program and the driver know of an association.
 #[derive(Default)]
@@ -57,8 +62,25 @@ impl Source for Programs {
     fn load(&mut self, connection: Handle, position: u64, to: &mut [u8]) -> bool {
         let known = &self.0[&connection.0];
         assert!(position >= known.acknowledged && position + to.len() as u64 <= known.written);
+        // To who writes bytes they are any.
+        for (byte, at) in to.iter_mut().zip(position..) {
+            *byte = message(at / MESSAGE)[(at % MESSAGE) as usize];
+        }
         true
     }
+}
+
+/// Message number `number`, behind its head.
+fn message(number: u64) -> [u8; MESSAGE as usize] {
+    let head = Head {
+        length: (MESSAGE as usize - HEAD) as u32,
+        stream: (number % 3) as u16,
+        flags: flag::BEGIN | flag::END | if number.is_multiple_of(5) { flag::UNORDERED } else { 0 },
+        ..Head::default()
+    };
+    let mut message = [7; MESSAGE as usize];
+    message[..HEAD].copy_from_slice(head.as_bytes());
+    message
 }
 
 /// An engine, and what its peer has learnt of it.
@@ -154,6 +176,16 @@ impl World {
 
 /// Packets of every kind, time, and the calls of programs.
 pub fn sctp_packets(bytes: &[u8]) {
+    run(bytes, false);
+}
+
+/// The same with programs that read and write messages.
+pub fn sctp_messages(bytes: &[u8]) {
+    run(bytes, true);
+}
+
+fn run(bytes: &[u8], messages: bool) {
+    let options = Options { messages, ..Options::default() };
     let mut input = Input(bytes);
     let mut world = World {
         engine: Sctp::new(Config { secret: [7; 32], max_connections: 4 }),
@@ -163,14 +195,7 @@ pub fn sctp_packets(bytes: &[u8]) {
         own: 1,
         cookie: Vec::new(),
     };
-    let listening = Listening {
-        local: LOCAL,
-        port: PORT,
-        dual: false,
-        share: false,
-        ifindex: 0,
-        options: Options::default(),
-    };
+    let listening = Listening { local: LOCAL, port: PORT, dual: false, share: false, ifindex: 0, options };
     world.engine.listen(1, listening);
     let flow = |local_port| Flow { local: LOCAL, local_port, peer: PEER, peer_port: 5000 };
     for _ in 0..256 {
@@ -200,7 +225,7 @@ pub fn sctp_packets(bytes: &[u8]) {
                 value.extend_from_slice(&[0, 0, 0, input.byte(), 0, 0, 0, 0]);
                 let length = usize::from(input.byte()) * usize::from(operation >> 4 & 3);
                 value.resize(12 + length, 7);
-                world.receive(world.tag, port, &World::chunk(0, 3, &value));
+                world.receive(world.tag, port, &World::chunk(0, operation >> 4 & 1 | 2, &value));
             }
             6 => {
                 let initial = world.engine.info(Handle(0)).map_or(0, |info| info.bytes_acked as u32);
@@ -230,7 +255,7 @@ pub fn sctp_packets(bytes: &[u8]) {
                 world.drain();
             }
             11 => {
-                let made = world.engine.connect(world.now, flow(PORT + 1), WAY, BUFFER, &Options::default());
+                let made = world.engine.connect(world.now, flow(PORT + 1), WAY, BUFFER, &options);
                 if let Ok(handle) = made {
                     world.programs.0.insert(handle.0, Known::default());
                 }

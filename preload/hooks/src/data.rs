@@ -15,12 +15,18 @@ use libc::{iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, 
 /// That of the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
-    let protocol = takeover::substitute(domain, kind, protocol);
+    let wanted = protocol;
+    let protocol = takeover::substitute(domain, kind, wanted);
     // SAFETY: plain numbers.
     let fd = unsafe { next::socket(domain, kind, protocol) };
     if fd >= 0 {
-        takeover::created(fd, domain, kind, protocol);
-        opened::made(fd, domain, kind);
+        // What was opened as SCTP is that, whatever holds its port.
+        let sctp = wanted == libc::IPPROTO_SCTP;
+        takeover::created(fd, domain, kind, if sctp { wanted } else { protocol });
+        if !sctp {
+            // Services are inserted into streams of bytes.
+            opened::made(fd, domain, kind);
+        }
     }
     fd
 }

@@ -11,7 +11,7 @@ use freena_shm_abi::endpoint::UNSPECIFIED_V4;
 use libc::{cmsghdr, msghdr};
 
 /// Writes control messages into the program's buffer, as the kernel's `put_cmsg` does.
-struct Writer {
+pub(crate) struct Writer {
     to: *mut u8,
     room: usize,
     used: usize,
@@ -19,8 +19,29 @@ struct Writer {
 }
 
 impl Writer {
+    /// One for the program's buffer.
+    ///
+    /// # Safety
+    /// `message` is the program's, and so is its buffer for as long as this writes.
+    pub(crate) unsafe fn new(message: *mut msghdr) -> Self {
+        // SAFETY: the caller's.
+        let (control, room) = unsafe { ((*message).msg_control, (*message).msg_controllen) };
+        let room = if control.is_null() { 0 } else { room };
+        Writer { to: control.cast(), room, used: 0, truncated: 0 }
+    }
+
+    /// Tells how much there is; returns `MSG_CTRUNC` where it did not fit.
+    ///
+    /// # Safety
+    /// As [`Writer::new`].
+    pub(crate) unsafe fn finish(self, message: *mut msghdr) -> c_int {
+        // SAFETY: the caller's.
+        unsafe { (*message).msg_controllen = self.used as _ };
+        self.truncated
+    }
+
     /// Appends one; cut, and `MSG_CTRUNC`, where it does not fit.
-    fn put<T: Copy>(&mut self, level: c_int, kind: c_int, value: T) {
+    pub(crate) fn put<T: Copy>(&mut self, level: c_int, kind: c_int, value: T) {
         // SAFETY: arithmetic only.
         let (full, space) = unsafe {
             (libc::CMSG_LEN(size_of::<T>() as u32) as usize, libc::CMSG_SPACE(size_of::<T>() as u32) as usize)
@@ -54,9 +75,7 @@ impl Writer {
 pub(crate) unsafe fn give(app: &AppArea, view: &View<'_>, message: *mut msghdr) -> c_int {
     let wanted = app.options.load(Ordering::Relaxed);
     // SAFETY: the caller's.
-    let (control, room) = unsafe { ((*message).msg_control, (*message).msg_controllen) };
-    let room = if control.is_null() { 0 } else { room };
-    let mut writer = Writer { to: control.cast(), room, used: 0, truncated: 0 };
+    let mut writer = unsafe { Writer::new(message) };
     if wanted & options::ANCILLARY != 0 {
         put_timestamps(&mut writer, wanted, view.record().timestamp);
         if view.segment != 0 {
@@ -65,8 +84,7 @@ pub(crate) unsafe fn give(app: &AppArea, view: &View<'_>, message: *mut msghdr) 
         put_addresses(&mut writer, wanted, app, view);
     }
     // SAFETY: the caller's.
-    unsafe { (*message).msg_controllen = writer.used as _ };
-    writer.truncated
+    unsafe { writer.finish(message) }
 }
 
 fn put_timestamps(writer: &mut Writer, wanted: u32, nanoseconds: u64) {

@@ -29,7 +29,7 @@ pub fn close(fd: c_int) -> Outcome {
     }
     match table::kind(fd) {
         None => epoll::forget(fd),
-        Some(Kind::Stream) if !process::is_vfork_child() => {
+        Some(Kind::Stream | Kind::Messages) if !process::is_vfork_child() => {
             if let Some(outcome) = stream::close::linger(fd) {
                 return outcome;
             }

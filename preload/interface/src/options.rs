@@ -108,6 +108,10 @@ pub unsafe fn getsockopt(
     value: *mut c_void,
     len: *mut socklen_t,
 ) -> Outcome {
+    // SAFETY: the caller's.
+    if let Some(outcome) = unsafe { stream::sctp::getsockopt(fd, level, name, value, len) } {
+        return outcome;
+    }
     let held = table::hold(fd).ok_or(Stop::Bypass(Reason::Untracked))?;
     if held.is_stream() {
         // SAFETY: the caller's.
@@ -176,6 +180,10 @@ pub unsafe fn setsockopt(
     value: *const c_void,
     len: socklen_t,
 ) -> Outcome {
+    // SAFETY: the caller's.
+    if let Some(outcome) = unsafe { stream::sctp::setsockopt(fd, level, name, value, len) } {
+        return outcome;
+    }
     let held = table::hold(fd).ok_or(Stop::Bypass(Reason::Untracked))?;
     if held.is_stream() {
         // SAFETY: the caller's.

@@ -93,6 +93,10 @@ pub unsafe fn recvfrom(
             // SAFETY: the caller's.
             return unsafe { stream::receive::recvfrom(fd, bytes, len, wanted, from, from_len) };
         }
+        Some(Kind::Messages) => {
+            // SAFETY: the caller's.
+            return unsafe { stream::messages::receive_one(fd, bytes, len, wanted, from, from_len) };
+        }
         Some(Kind::Datagram) => {}
     }
     let vector = iovec { iov_base: bytes, iov_len: len };
@@ -137,6 +141,12 @@ pub unsafe fn readv(fd: c_int, vectors: *const iovec, count: c_int) -> Outcome {
         None => return Err(Stop::Bypass(Reason::Untracked)),
         // SAFETY: the caller's.
         Some(Kind::Stream) => return unsafe { stream::receive::readv(fd, vectors, count) },
+        Some(Kind::Messages) => {
+            let count = usize::try_from(count).ok().filter(|n| *n <= MAX_VECTORS).ok_or(Error::Invalid)?;
+            let none = core::ptr::null_mut();
+            // SAFETY: the caller's.
+            return unsafe { stream::messages::recvfrom(fd, vectors, count, 0, none, core::ptr::null_mut()) };
+        }
         Some(Kind::Datagram) => {}
     }
     let count = usize::try_from(count).ok().filter(|n| *n <= MAX_VECTORS).ok_or(Error::Invalid)?;
@@ -153,6 +163,8 @@ pub unsafe fn recvmsg(fd: c_int, message: *mut msghdr, wanted: c_int) -> Outcome
         None => return Err(Stop::Bypass(Reason::Untracked)),
         // SAFETY: the caller's.
         Some(Kind::Stream) => return unsafe { stream::receive::recvmsg(fd, message, wanted) },
+        // SAFETY: the caller's.
+        Some(Kind::Messages) => return unsafe { stream::messages::recvmsg(fd, message, wanted) },
         Some(Kind::Datagram) => {}
     }
     if wanted & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
@@ -184,6 +196,8 @@ pub unsafe fn recvmmsg(
             // SAFETY: the caller's.
             return unsafe { stream::receive::recvmmsg(fd, messages, count, wanted, timeout) };
         }
+        // SAFETY: the caller's.
+        Some(Kind::Messages) => return unsafe { stream::messages::recvmmsg(fd, messages, count, wanted) },
         Some(Kind::Datagram) => {}
     }
     let count = (count as usize).min(MAX_VECTORS);

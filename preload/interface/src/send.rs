@@ -67,6 +67,8 @@ pub unsafe fn sendto(
         None => return Err(Stop::Bypass(Reason::Untracked)),
         // SAFETY: the caller's.
         Some(Kind::Stream) => return unsafe { stream::send::send(fd, bytes, len, flags) },
+        // SAFETY: the caller's.
+        Some(Kind::Messages) => return unsafe { stream::messages::send_one(fd, bytes, len, flags) },
         Some(Kind::Datagram) => {}
     }
     let vector = iovec { iov_base: bytes.cast_mut(), iov_len: len };
@@ -84,6 +86,11 @@ pub unsafe fn writev(fd: c_int, vectors: *const iovec, count: c_int) -> Outcome 
         None => return Err(Stop::Bypass(Reason::Untracked)),
         // SAFETY: the caller's.
         Some(Kind::Stream) => return unsafe { stream::send::writev(fd, vectors, count) },
+        Some(Kind::Messages) => {
+            let count = usize::try_from(count).ok().filter(|n| *n <= MAX_VECTORS).ok_or(Error::Invalid)?;
+            // SAFETY: the caller's.
+            return unsafe { stream::messages::send(fd, vectors, count, 0) };
+        }
         Some(Kind::Datagram) => {}
     }
     let count = usize::try_from(count).ok().filter(|n| *n <= MAX_VECTORS).ok_or(Error::Invalid)?;
@@ -102,6 +109,8 @@ pub unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> Outcom
         None => return Err(Stop::Bypass(Reason::Untracked)),
         // SAFETY: the caller's.
         Some(Kind::Stream) => return unsafe { stream::send::sendmsg(fd, message, flags) },
+        // SAFETY: the caller's.
+        Some(Kind::Messages) => return unsafe { stream::messages::sendmsg(fd, message, flags) },
         Some(Kind::Datagram) => {}
     }
     // SAFETY: the caller's.
@@ -117,6 +126,8 @@ pub unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: 
         None => return Err(Stop::Bypass(Reason::Untracked)),
         // SAFETY: the caller's.
         Some(Kind::Stream) => return unsafe { stream::send::sendmmsg(fd, messages, count, flags) },
+        // SAFETY: the caller's.
+        Some(Kind::Messages) => return unsafe { stream::messages::sendmmsg(fd, messages, count, flags) },
         Some(Kind::Datagram) => {}
     }
     let mut sent = 0;
@@ -154,6 +165,7 @@ pub unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: 
 /// # Safety
 /// The pointer is the program's.
 pub unsafe fn sendfile(out: c_int, from: c_int, offset: *mut off_t, count: size_t) -> Outcome {
+    refuse_messages(out)?;
     if table::kind(out) == Some(Kind::Stream) {
         // SAFETY: the caller's.
         return unsafe { stream::file::sendfile(out, from, offset, count) };
@@ -175,6 +187,8 @@ pub unsafe fn splice(
     len: size_t,
     flags: c_uint,
 ) -> Outcome {
+    refuse_messages(to)?;
+    refuse_messages(from)?;
     if table::kind(to) == Some(Kind::Stream) || table::kind(from) == Some(Kind::Stream) {
         // SAFETY: the caller's.
         return unsafe { stream::file::splice(from, from_offset, to, to_offset, len, flags) };
@@ -183,6 +197,11 @@ pub unsafe fn splice(
     // SAFETY: the kernel checks the program's pointers.
     let splice = |kernel| unsafe { sys::splice(from, from_offset, kernel, to_offset, len, flags) };
     companion::forward(to, splice)
+}
+
+/// Files and pipes have no messages.
+fn refuse_messages(fd: c_int) -> Outcome<()> {
+    if table::kind(fd) == Some(Kind::Messages) { Err(Error::Invalid.into()) } else { Ok(()) }
 }
 
 /// Queues as many of the messages as go without waiting and without the kernel.

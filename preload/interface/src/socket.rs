@@ -15,7 +15,7 @@ use freena_preload_control::route::{Query, Route};
 use freena_preload_control::{client, own};
 use freena_shm_abi::app::AppArea;
 use freena_shm_abi::socket::{MAX_RX_RINGS, SocketPage};
-use freena_shm_abi::stream::state;
+use freena_shm_abi::stream::{ask, state};
 use freena_shm_ring::SocketMapping;
 use freena_shm_ring::cursor::ConsumerCursor;
 
@@ -37,6 +37,16 @@ pub enum Kind {
     Datagram,
     /// `SOCK_STREAM`.
     Stream,
+    /// `SOCK_STREAM` that the program has opened as SCTP: a stream of messages.
+    Messages,
+}
+
+impl Kind {
+    /// Whether it has connections.
+    #[inline]
+    pub fn is_stream(self) -> bool {
+        self != Kind::Datagram
+    }
 }
 
 /// A framework socket.
@@ -51,8 +61,9 @@ pub struct Socket {
     companion: AtomicI32,
     /// The server's end of the peer of a joined connection, one more, as `companion`.
     peer_end: AtomicI32,
-    /// Whether it is a stream.
+    /// Whether it is a stream, and one with messages.
     stream: AtomicBool,
+    messages: AtomicBool,
     mapping: UnsafeCell<MaybeUninit<SocketMapping>>,
     route: UnsafeCell<Option<(Query, Route)>>,
     rings: UnsafeCell<[ConsumerCursor; MAX_RX_RINGS]>,
@@ -105,6 +116,7 @@ pub fn insert(mapping: SocketMapping, peer_end: i32) -> Option<Held> {
 fn place(mapping: SocketMapping) -> Option<Held> {
     let stream =
         mapping.is_joined() || mapping.page().stream.told.state.load(Ordering::Acquire) != state::NONE;
+    let messages = stream && mapping.page().stream.asked.flags.load(Ordering::Relaxed) & ask::MESSAGES != 0;
     let base = SLAB.load(Ordering::Acquire);
     if base.is_null() {
         return None;
@@ -124,6 +136,7 @@ fn place(mapping: SocketMapping) -> Option<Held> {
     socket.companion.store(0, Ordering::Relaxed);
     socket.peer_end.store(0, Ordering::Relaxed);
     socket.stream.store(stream, Ordering::Relaxed);
+    socket.messages.store(messages, Ordering::Relaxed);
     socket.refs.store(1, Ordering::Release);
     Some(Held(socket))
 }
@@ -242,7 +255,11 @@ impl Held {
     /// What kind of socket it is.
     #[inline]
     pub fn kind(&self) -> Kind {
-        if self.is_stream() { Kind::Stream } else { Kind::Datagram }
+        match (self.is_stream(), self.0.messages.load(Ordering::Relaxed)) {
+            (false, _) => Kind::Datagram,
+            (true, false) => Kind::Stream,
+            (true, true) => Kind::Messages,
+        }
     }
 
     /// Whether it is a stream socket: a connection or a listener.

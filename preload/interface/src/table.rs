@@ -6,12 +6,13 @@
 use crate::socket::{self, Held, Kind, Socket};
 use core::ffi::c_int;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// Numbers that can be tracked; a socket with a higher one stays with the kernel.
 pub const SIZE: usize = 1 << 20;
 
 static BASE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+static NOTES: AtomicPtr<AtomicU8> = AtomicPtr::new(ptr::null_mut());
 /// One more than the highest number that was ever tracked.
 static END: AtomicU32 = AtomicU32::new(0);
 static NEXT_CANDIDATE: AtomicU32 = AtomicU32::new(1);
@@ -20,14 +21,18 @@ static NEXT_CANDIDATE: AtomicU32 = AtomicU32::new(1);
 const CANDIDATE: u64 = 1 << 0;
 /// Bit of a word: a stream socket. Sockets in the slab are aligned to more than this.
 const STREAM: u64 = 1 << 1;
-const FLAGS: u64 = CANDIDATE | STREAM;
+/// Bit of a word, beside that of streams: one with messages.
+const MESSAGES: u64 = 1 << 2;
+const FLAGS: u64 = CANDIDATE | STREAM | MESSAGES;
+/// Bits of a word below a candidate's number.
+const BELOW_ID: u32 = FLAGS.count_ones();
 
 /// A kernel socket that the framework may take over: what its table word says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// What it may become.
     pub kind: Kind,
-    /// The same for all duplicates of one socket, 30 bits.
+    /// The same for all duplicates of one socket, 29 bits.
     pub id: u32,
     /// [`freena_preload_control::process::forks`] when it was made, the lower 32 bits.
     pub forks: u32,
@@ -47,15 +52,15 @@ pub enum Entry {
 impl Candidate {
     /// A new one.
     pub fn new(kind: Kind, forks: u32) -> Self {
-        Candidate { kind, id: NEXT_CANDIDATE.fetch_add(1, Ordering::Relaxed) & (u32::MAX >> 2), forks }
+        Candidate { kind, id: NEXT_CANDIDATE.fetch_add(1, Ordering::Relaxed) & (u32::MAX >> BELOW_ID), forks }
     }
 
     const fn word(self) -> u64 {
-        (self.forks as u64) << 32 | (self.id as u64) << 2 | flag(self.kind) | CANDIDATE
+        (self.forks as u64) << 32 | (self.id as u64) << BELOW_ID | flag(self.kind) | CANDIDATE
     }
 
     const fn from_word(word: u64) -> Self {
-        Candidate { kind: kind_of(word), id: (word as u32) >> 2, forks: (word >> 32) as u32 }
+        Candidate { kind: kind_of(word), id: (word as u32) >> BELOW_ID, forks: (word >> 32) as u32 }
     }
 }
 
@@ -63,19 +68,26 @@ const fn flag(kind: Kind) -> u64 {
     match kind {
         Kind::Datagram => 0,
         Kind::Stream => STREAM,
+        Kind::Messages => STREAM | MESSAGES,
     }
 }
 
 const fn kind_of(word: u64) -> Kind {
-    if word & STREAM == 0 { Kind::Datagram } else { Kind::Stream }
+    match word & (STREAM | MESSAGES) {
+        0 => Kind::Datagram,
+        STREAM => Kind::Stream,
+        _ => Kind::Messages,
+    }
 }
 
 /// Reserves the table. Whether that worked.
 pub fn start() -> bool {
     let Some(base) = socket::reserve(SIZE * size_of::<AtomicU64>()) else { return false };
+    let Some(notes) = socket::reserve(SIZE) else { return false };
     if !socket::start() {
         return false;
     }
+    NOTES.store(notes.cast(), Ordering::Release);
     BASE.store(base.cast(), Ordering::Release);
     true
 }
@@ -156,6 +168,16 @@ pub fn set_candidate(fd: c_int, candidate: Candidate) {
     replace(fd, candidate.word());
 }
 
+/// What is noted of a candidate besides: bits of `freena_shm_abi::app::told`.
+pub fn note(fd: c_int) -> Option<&'static AtomicU8> {
+    let base = NOTES.load(Ordering::Acquire);
+    if base.is_null() || fd as u32 as usize >= SIZE {
+        return None;
+    }
+    // SAFETY: the array has `SIZE` elements, is mapped for good, and zero is a valid element.
+    Some(unsafe { &*base.add(fd as u32 as usize) })
+}
+
 /// Notes a framework socket; takes over the reference. Drops it for a number beyond the table.
 pub fn set_framework(fd: c_int, held: Held) {
     if place(fd).is_some() {
@@ -198,7 +220,8 @@ mod tests {
     fn candidates_survive_their_word() {
         for candidate in [
             Candidate { kind: Kind::Datagram, id: 1, forks: 0 },
-            Candidate { kind: Kind::Stream, id: u32::MAX >> 2, forks: u32::MAX },
+            Candidate { kind: Kind::Stream, id: u32::MAX >> BELOW_ID, forks: u32::MAX },
+            Candidate { kind: Kind::Messages, id: 7, forks: 9 },
         ] {
             assert_eq!(Candidate::from_word(candidate.word()), candidate);
             assert!(matches!(decode(candidate.word()), Entry::Candidate(found) if found == candidate));

@@ -37,8 +37,16 @@ pub fn substitute(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
         (AF_INET | AF_INET6, libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP) => {
             settings.stream.or_kernels(protocol)
         }
+        // What the server carries by SCTP holds its port by a socket of the kernel's TCP.
+        (AF_INET | AF_INET6, libc::SOCK_STREAM, libc::IPPROTO_SCTP) if carries_sctp() => libc::IPPROTO_TCP,
         _ => protocol,
     }
+}
+
+/// Whether the server is to carry SCTP.
+fn carries_sctp() -> bool {
+    let number = libc::IPPROTO_SCTP as u8;
+    settings::get().stream.server().is_some_and(|protocols| protocols.contains(&number))
 }
 
 /// After socket(2) has returned `fd`: notes it if it may become a framework socket.
@@ -59,6 +67,7 @@ pub fn created(fd: c_int, domain: c_int, kind: c_int, protocol: c_int) {
         {
             Some(Kind::Stream)
         }
+        (AF_INET | AF_INET6, libc::SOCK_STREAM, libc::IPPROTO_SCTP) if carries_sctp() => Some(Kind::Messages),
         _ => None,
     };
     // A number that was closed behind the library's back may still be noted as something else.
@@ -69,9 +78,14 @@ pub fn created(fd: c_int, domain: c_int, kind: c_int, protocol: c_int) {
     // The first one makes the connection, and tells the user where there is no server. What must not be sent in the clear is
     // noted all the same, so that it fails.
     if let Some(kind) = may_become
-        && (client::open().is_ok() || kind == Kind::Stream && settings.seals_streams())
+        && (client::open().is_ok()
+            || kind == Kind::Messages
+            || kind == Kind::Stream && settings.seals_streams())
     {
         table::set_candidate(fd, Candidate::new(kind, process::forks()));
+        if let Some(note) = table::note(fd).filter(|_| kind == Kind::Messages) {
+            note.store(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -124,7 +138,7 @@ pub unsafe fn bind(fd: c_int, address: *const sockaddr, len: socklen_t) -> Outco
 /// # Safety
 /// The pointer is the program's.
 pub unsafe fn connect(fd: c_int, address: *const sockaddr, len: socklen_t) -> Outcome {
-    if table::kind(fd) == Some(Kind::Stream) {
+    if table::kind(fd).is_some_and(Kind::is_stream) {
         // SAFETY: the caller's.
         return unsafe { stream::connect::connect(fd, address, len) };
     }
@@ -195,7 +209,7 @@ pub(crate) fn takeover(fd: c_int, candidate: Candidate, request: &Request) {
     if candidate.forks != process::forks() {
         let before = match candidate.kind {
             Kind::Datagram => "bind",
-            Kind::Stream => "listen or connect",
+            Kind::Stream | Kind::Messages => "listen or connect",
         };
         return stays(format_args!("shared by fork before {before}"));
     }
@@ -290,10 +304,13 @@ fn install(
     }
     match candidate.kind {
         Kind::Datagram => options::load(app, fd),
-        Kind::Stream => {
+        Kind::Stream | Kind::Messages => {
             stream::options::load(&held, fd);
             stream::options::note_timeouts(&held, fd);
         }
+    }
+    if let Some(note) = table::note(fd).filter(|_| candidate.kind == Kind::Messages) {
+        app.stream.told.store(note.load(Ordering::Relaxed).into(), Ordering::Relaxed);
     }
     if request.op == op::CONNECT {
         app.status.fetch_or(status::CONNECTING, Ordering::Relaxed);
@@ -355,7 +372,7 @@ pub(crate) fn give_back(held: &Held, kernel: c_int) -> Result<(), Error> {
     let status = if stream::is_nonblocking(held) { libc::O_NONBLOCK } else { 0 };
     let now = sys::fcntl(kernel, libc::F_GETFL, 0)?;
     sys::fcntl(kernel, libc::F_SETFL, (now & !libc::O_NONBLOCK | status) as usize)?;
-    let candidate = Candidate::new(Kind::Stream, process::forks());
+    let candidate = Candidate::new(held.kind(), process::forks());
     let numbers =
         table::tracked(0, u32::MAX).filter(|fd| table::hold(*fd).is_some_and(|other| other.is_same(held)));
     let _lock = exclusive::enter();

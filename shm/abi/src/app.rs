@@ -59,8 +59,20 @@ pub struct StreamApp {
     pub send_buffer: AtomicU32,
     /// `SO_RCVBUF` likewise.
     pub receive_buffer: AtomicU32,
+    /// Of a socket with messages ([`crate::message`]): bits of [`told`], what a program is told beside each.
+    pub told: AtomicU32,
+    /// Likewise: how many bytes of the piece at the head of the receive ring have been read.
+    pub taken: AtomicU32,
     /// Always 0.
     pub pad: AtomicU32,
+}
+
+/// Bits of [`StreamApp::told`].
+pub mod told {
+    /// `SCTP_SNDRCV` (RFC 6458 section 5.3.2): `sctp_data_io_event` of `SCTP_EVENTS`.
+    pub const SNDRCV: u32 = 1 << 0;
+    /// `SCTP_RCVINFO` (section 5.3.5): `SCTP_RECVRCVINFO`.
+    pub const RCVINFO: u32 = 1 << 1;
 }
 
 const _: () = assert!(size_of::<AppArea>() <= 1280);

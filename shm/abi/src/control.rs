@@ -53,6 +53,12 @@ pub mod verdict {
     pub const LOCAL: u16 = 3;
 }
 
+/// Bits of [`Request::flags`].
+pub mod flag {
+    /// `TAKEOVER`, `CONNECT`: the program's socket is an SCTP one, its rings hold messages ([`crate::message`]).
+    pub const MESSAGES: u16 = 1 << 0;
+}
+
 /// The most protocols that a socket may use.
 pub const MAX_PROTOCOLS: usize = 8;
 
@@ -64,8 +70,8 @@ pub struct Request {
     pub version: u32,
     /// One of [`op`].
     pub op: u16,
-    /// Always 0.
-    pub pad: u16,
+    /// Bits of [`flag`].
+    pub flags: u16,
     /// `ROUTE`, `CONNECT`: the destination.
     pub peer: Endpoint,
     /// `ROUTE`: the source address, or none.
@@ -97,7 +103,7 @@ impl Request {
         Request {
             version: crate::ABI_VERSION,
             op,
-            pad: 0,
+            flags: 0,
             peer: Endpoint::NONE,
             local: Endpoint::NONE,
             ifindex: 0,

@@ -24,6 +24,7 @@ pub mod control;
 pub mod endpoint;
 pub mod flows;
 pub mod joint;
+pub mod message;
 pub mod record;
 pub mod server;
 pub mod socket;
@@ -38,4 +39,4 @@ pub use record::Record;
 pub const MAGIC: u64 = u64::from_le_bytes(*b"freena\0\0");
 
 /// Version of everything in this crate.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;

@@ -127,8 +127,8 @@ pub struct Info {
     pub options: AtomicU32,
     /// Window scales: ours (to apply to what we send) in bits 0-3, the peer's in bits 4-7.
     pub scales: AtomicU32,
-    /// Always 0.
-    pub pad: AtomicU32,
+    /// SCTP: streams that the program may send on in bits 0-15, those of the peer in bits 16-31.
+    pub streams: AtomicU32,
     /// Bytes acknowledged by the peer.
     pub bytes_acked: AtomicU64,
     /// Bytes received in order.
@@ -201,6 +201,8 @@ pub mod ask {
     pub const KEEP_ALIVE: u32 = 1 << 3;
     /// `TCP_QUICKACK`: acknowledge at once, for now.
     pub const QUICK_ACK: u32 = 1 << 4;
+    /// The rings hold messages ([`crate::message`]): set by the server, and not changed afterwards.
+    pub const MESSAGES: u32 = 1 << 6;
     /// Joined sockets: the connection was accepted. One that is closed without is reset, as the kernel does it.
     pub const TAKEN: u32 = 1 << 5;
 }

@@ -117,6 +117,9 @@ pub struct Options {
     pub tos: u8,
     /// Congestion control.
     pub congestion: Congestion,
+    /// The rings hold messages, each behind a head (`freena_shm_abi::message`), as they were when the connection was opened: of
+    /// SCTP alone. Default: false.
+    pub messages: bool,
     /// `TCP_DEFER_ACCEPT` of a listener, in the kernel's own unit: a connection whose peer has sent no data is not there
     /// until so many waits for the handshake's end have passed. Default 0.
     pub defer_accept: u8,
@@ -139,6 +142,7 @@ impl Default for Options {
             ttl: 64,
             tos: 0,
             congestion: Congestion::Cubic,
+            messages: false,
             defer_accept: 0,
         }
     }
@@ -355,6 +359,8 @@ pub struct Info {
     pub sack: bool,
     /// Window scales: ours and the peer's, where in use.
     pub scales: Option<(u8, u8)>,
+    /// Streams of SCTP, ours and the peer's; 0 elsewhere.
+    pub streams: (u16, u16),
     /// Bytes acknowledged by the peer.
     pub bytes_acked: u64,
     /// Bytes received in order.

@@ -9,7 +9,7 @@ use crate::sys::{self, EventFd};
 use crate::worker::Event;
 use crossbeam::channel::Sender;
 use freena_shm_abi::Endpoint;
-use freena_shm_abi::stream::{Accepted, accepted, state};
+use freena_shm_abi::stream::{Accepted, accepted, ask, state};
 use freena_shm_ring::SocketMapping;
 use freena_shm_ring::joint::{self, End};
 use freena_shm_ring::mapping::Sizes;
@@ -77,6 +77,11 @@ impl Stream {
     /// IP protocol number that carries it; of a listener the preferred one.
     pub fn protocol(&self) -> u8 {
         self.carried_by.load(Ordering::Relaxed)
+    }
+
+    /// Whether its program reads and writes messages, having opened it as SCTP.
+    pub fn has_messages(&self) -> bool {
+        self.memory.page().stream.asked.flags.load(Ordering::Relaxed) & ask::MESSAGES != 0
     }
 
     /// Another protocol carries it from now on. The program is told.

@@ -34,7 +34,7 @@ pub unsafe fn accept4(fd: c_int, address: *mut sockaddr, len: *mut socklen_t, fl
         None => return Err(Stop::Bypass(Reason::Untracked)),
         Some(Kind::Datagram) if table::hold(fd).is_some() => return Err(Errno(libc::EOPNOTSUPP).into()),
         Some(Kind::Datagram) => return Err(Stop::Bypass(Reason::Candidate)),
-        Some(Kind::Stream) => {}
+        Some(Kind::Stream | Kind::Messages) => {}
     }
     if process::is_vfork_child() {
         return Err(Stop::Bypass(Reason::VforkChild));
@@ -178,6 +178,7 @@ fn inherit(from: &Held, listener: c_int, held: &Held, new: c_int, message: &Acce
     ours.low_water.store(theirs.low_water.load(Ordering::Relaxed), Ordering::Relaxed);
     ours.send_buffer.store(theirs.send_buffer.load(Ordering::Relaxed), Ordering::Relaxed);
     ours.receive_buffer.store(theirs.receive_buffer.load(Ordering::Relaxed), Ordering::Relaxed);
+    ours.told.store(theirs.told.load(Ordering::Relaxed), Ordering::Relaxed);
     names::set(app, &names::Names { local: message.local, peer: message.peer });
     if held.is_joined() {
         asked(held).flags.fetch_or(ask::TAKEN, Ordering::Release);

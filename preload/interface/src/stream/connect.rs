@@ -2,16 +2,16 @@
 
 use super::{is_nonblocking, phase, take_error};
 use crate::outcome::{Error, Outcome, Reason, Stop};
-use crate::socket::Held;
+use crate::socket::{Held, Kind};
 use crate::table::{self, Candidate, Entry};
 use crate::{address, companion, options, receive, send, takeover, token};
 use core::ffi::c_int;
 use core::sync::atomic::Ordering;
 use freena_preload_control::sys::{self, Errno};
-use freena_preload_control::{process, settings};
+use freena_preload_control::{client, process, settings};
 use freena_shm_abi::Endpoint;
 use freena_shm_abi::app::status;
-use freena_shm_abi::control::{MAX_PROTOCOLS, Request, op};
+use freena_shm_abi::control::{MAX_PROTOCOLS, Request, flag, op};
 use freena_shm_abi::stream::state;
 use libc::{sa_family_t, sockaddr, socklen_t};
 
@@ -37,12 +37,15 @@ pub unsafe fn connect(fd: c_int, address: *const sockaddr, len: socklen_t) -> Ou
         // Disconnecting, another family, or something that is wrong: the kernel has the right answer.
         return Err(Stop::Bypass(Reason::Candidate));
     };
+    if candidate.kind == Kind::Messages {
+        return open_sctp(fd, candidate, peer);
+    }
     let Some(protocols) = settings::get().connect.server() else {
         // What the program opens is the kernel's, what it accepts is not.
         table::duplicates(candidate).for_each(table::clear);
         return Err(Stop::Bypass(Reason::Candidate));
     };
-    start(fd, candidate, peer, protocols);
+    start(fd, candidate, peer, protocols, 0);
     let Some(held) = table::hold(fd) else {
         if settings::is_sealed(&protocols) && !peer.ip().is_loopback() {
             // The kernel's TCP would send in the clear what was to be encrypted: now, and when it is tried again.
@@ -54,6 +57,22 @@ pub unsafe fn connect(fd: c_int, address: *const sockaddr, len: socklen_t) -> Ou
     let nonblocking = is_nonblocking(&held);
     if nonblocking && held.is_joined() {
         // It is there already; but no program has seen that at once, as the kernel's loopback never shows it.
+        return Err(Errno(libc::EINPROGRESS).into());
+    }
+    drop(held);
+    wait(fd, nonblocking, Errno(libc::EINPROGRESS))
+}
+
+/// Of a socket that its program has opened as SCTP: the kernel's TCP is no way for it.
+fn open_sctp(fd: c_int, candidate: Candidate, peer: Endpoint) -> Outcome {
+    start(fd, candidate, peer, super::SCTP_ALONE, flag::MESSAGES);
+    let Some(held) = table::hold(fd) else {
+        table::set_candidate(fd, candidate);
+        let refused = if client::open().is_ok() { libc::ECONNREFUSED } else { libc::EPROTONOSUPPORT };
+        return Err(Errno(refused).into());
+    };
+    let nonblocking = is_nonblocking(&held);
+    if nonblocking && held.is_joined() {
         return Err(Errno(libc::EINPROGRESS).into());
     }
     drop(held);
@@ -72,11 +91,12 @@ unsafe fn destination(fd: c_int, address: *const sockaddr, len: socklen_t) -> Op
 }
 
 /// Asks the server to open the connection. Where it does not, the descriptor is no candidate any more.
-fn start(fd: c_int, candidate: Candidate, peer: Endpoint, protocols: [u8; MAX_PROTOCOLS]) {
+fn start(fd: c_int, candidate: Candidate, peer: Endpoint, protocols: [u8; MAX_PROTOCOLS], flags: u16) {
     let settings = settings::get();
     let request = Request {
         peer,
         protocols,
+        flags,
         stagger_ms: settings.stagger_ms,
         tx_size: settings.tx_size,
         rx_size: settings.rx_size,

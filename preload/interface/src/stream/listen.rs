@@ -8,7 +8,7 @@ use crate::{companion, takeover};
 use core::ffi::c_int;
 use freena_preload_control::sys::{self, Errno};
 use freena_preload_control::{client, process, settings};
-use freena_shm_abi::control::{Request, op};
+use freena_shm_abi::control::{Request, flag, op};
 
 /// listen(2): the kernel's first, which checks the rights and reserves the port; then the server is asked to take over.
 pub fn listen(fd: c_int, backlog: c_int) -> Outcome {
@@ -18,21 +18,27 @@ pub fn listen(fd: c_int, backlog: c_int) -> Outcome {
         Entry::Framework(_) => return again(fd, backlog),
         Entry::Candidate(candidate) => candidate,
     };
-    if candidate.kind != Kind::Stream {
+    if !candidate.kind.is_stream() {
         return Err(Stop::Bypass(Reason::Candidate));
     }
     takeover::retry_in_use(|| sys::listen(fd, backlog))?;
     let settings = settings::get();
+    let has_messages = candidate.kind == Kind::Messages;
     let request = Request {
-        protocols: settings.stream.server().unwrap_or_default(),
+        flags: if has_messages { flag::MESSAGES } else { 0 },
+        protocols: if has_messages {
+            super::SCTP_ALONE
+        } else {
+            settings.stream.server().unwrap_or_default()
+        },
         backlog: backlog.max(0) as u32,
         tx_size: settings.tx_size,
         rx_size: settings.rx_size,
         ..Request::new(op::TAKEOVER)
     };
     takeover::takeover(fd, candidate, &request);
-    if settings::is_sealed(&request.protocols) && table::hold(fd).is_none() {
-        // The kernel would take peers that send in the clear. It stops listening (tcp_disconnect).
+    if (has_messages || settings::is_sealed(&request.protocols)) && table::hold(fd).is_none() {
+        // The kernel would take peers that send in the clear, or that know of no messages. It stops listening (tcp_disconnect).
         let _ = sys::shutdown(fd, libc::SHUT_RDWR);
         table::set_candidate(fd, candidate);
         return Err(Errno(libc::EPROTONOSUPPORT).into());

@@ -2,6 +2,7 @@
 //!
 //! - [`connect`], [`listen`], [`accept`]: how one comes to be;
 //! - [`send`], [`receive`]: bytes into and out of the rings; [`file`]: files and pipes in the program's place;
+//! - [`messages`], [`sctp`]: those that a program has opened as SCTP;
 //! - [`options`], [`info`]: what the program may ask and tell;
 //! - [`joined`]: what is done for the program at the other end of a connection on one host;
 //! - [`close`]: the ends of a connection; [`readiness`]: what poll(2) reports.
@@ -16,9 +17,11 @@ pub mod file;
 pub mod info;
 pub(crate) mod joined;
 pub mod listen;
+pub mod messages;
 pub mod options;
 pub mod readiness;
 pub mod receive;
+pub(crate) mod sctp;
 pub mod send;
 mod vectors;
 
@@ -27,7 +30,15 @@ use crate::socket::Held;
 use core::sync::atomic::Ordering;
 use freena_preload_control::sys::Errno;
 use freena_shm_abi::app::status;
+use freena_shm_abi::control::MAX_PROTOCOLS;
 use freena_shm_abi::stream::{Asked, Told, state};
+
+/// The protocols of a socket that its program has opened as SCTP.
+pub(crate) const SCTP_ALONE: [u8; MAX_PROTOCOLS] = {
+    let mut protocols = [0; MAX_PROTOCOLS];
+    protocols[0] = libc::IPPROTO_SCTP as u8;
+    protocols
+};
 
 /// What the server tells of a socket.
 #[inline]

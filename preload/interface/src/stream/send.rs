@@ -116,6 +116,25 @@ pub(crate) fn push(
     fd: c_int,
     flags: c_int,
     total: usize,
+    put: impl FnMut(&Room<'_>) -> Result<usize, Error>,
+) -> Outcome {
+    push_as::<false>(fd, flags, total, put)
+}
+
+/// As [`push`], all at once: `total` is at most half of the ring.
+pub(crate) fn push_whole(
+    fd: c_int,
+    flags: c_int,
+    total: usize,
+    put: impl FnMut(&Room<'_>) -> Result<usize, Error>,
+) -> Outcome {
+    push_as::<true>(fd, flags, total, put)
+}
+
+fn push_as<const WHOLE: bool>(
+    fd: c_int,
+    flags: c_int,
+    total: usize,
     mut put: impl FnMut(&Room<'_>) -> Result<usize, Error>,
 ) -> Outcome {
     let (mut done, mut spun, mut filled) = (0, false, false);
@@ -128,7 +147,7 @@ pub(crate) fn push(
                 // What was taken is told now, and the error by the next call.
                 return Ok(done as isize);
             }
-            match attempt(&held, flags, total - done, &mut put) {
+            match attempt::<WHOLE>(&held, flags, total - done, &mut put) {
                 Ok(Attempt { len, is_last }) => {
                     if len > 0 {
                         match held.peer_page() {
@@ -197,7 +216,7 @@ struct Attempt {
 
 /// Puts in what fits now.
 #[inline]
-fn attempt(
+fn attempt<const WHOLE: bool>(
     held: &Held,
     flags: c_int,
     want: usize,
@@ -223,7 +242,7 @@ fn attempt(
     };
     cursor.rebase(&pipe);
     let room = cursor.room(&pipe, (want as u64).min(pipe.size()));
-    let room_len = want.min(room as usize);
+    let room_len = if WHOLE && (room as usize) < want { 0 } else { want.min(room as usize) };
     let result = match room_len {
         0 => Ok(0),
         len => put(&Room { pipe, base: cursor.base, position: cursor.tail, len }),

@@ -10,7 +10,7 @@ use freena_stack_api::stream::{
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Streams offered in each direction. One is used for sending; a peer may use all for its own.
+/// Streams offered in each direction. A program that has opened no SCTP socket sends on one; a peer may use all for its own.
 pub(crate) const STREAMS: u16 = 2048;
 /// Section 16: Association.Max.Retrans.
 pub(crate) const MAX_ERRORS: u32 = 10;
@@ -59,6 +59,12 @@ pub(crate) struct Association {
     pub(crate) buffer: u64,
     pub(crate) send: Sender,
     pub(crate) receive: Receiver,
+    /// Whether the program reads and writes messages.
+    pub(crate) framed: bool,
+    /// Streams to send on, and those of the peer.
+    pub(crate) streams: (u16, u16),
+    /// End of what the program may see: whole messages, where it reads such.
+    pub(crate) visible: u64,
     /// The peer's cookie, while it is to be echoed.
     pub(crate) cookie: Box<[u8]>,
     /// Parameters of the peer's that were not understood, to be reported.
@@ -126,8 +132,11 @@ impl Association {
             initial,
             peer_tag: 0,
             buffer,
-            send: Sender::new(room(&flow, path.mtu), initial),
+            send: Sender::new(room(&flow, path.mtu), initial, options.messages),
             receive,
+            framed: options.messages,
+            streams: (STREAMS, STREAMS),
+            visible: 0,
             cookie: Box::default(),
             unknown: Vec::new(),
             retry: None,
@@ -190,6 +199,7 @@ impl Association {
     /// Learns what the peer's INIT or INIT ACK has said.
     pub(crate) fn meet(&mut self, peer: &Init, told: u64) {
         self.peer_tag = peer.tag;
+        self.streams = (STREAMS.min(peer.inbound), STREAMS.min(peer.outbound));
         self.send.peer_window = peer.window.into();
         self.receive = Receiver::new(peer.sequence, self.buffer);
         self.receive.clamp = self.options.window_clamp.into();
@@ -249,9 +259,21 @@ impl Association {
         (hold, cork)
     }
 
-    pub(crate) fn read(&mut self, position: u64) {
+    pub(crate) fn read(&mut self, env: &mut Env<'_>, position: u64) {
         if self.phase != Phase::Closed {
             self.receive.has_read(position);
+            self.show(env, self.visible);
+        }
+    }
+
+    /// The program may see what has arrived before `end`; and of a message that the buffer is too small for also its beginning
+    /// (partial delivery, RFC 6458 section 6.1.7).
+    pub(crate) fn show(&mut self, env: &mut Env<'_>, end: u64) {
+        let stuck = self.receive.window() < self.buffer / 4 && end <= self.receive.read;
+        let end = if stuck { self.receive.received } else { end };
+        if end > self.visible {
+            self.visible = end;
+            env.events.received(self.handle, &mut self.told_received);
         }
     }
 
@@ -396,6 +418,7 @@ impl Association {
             backoff: self.send.trip.backoff,
             send_window: self.send.peer_window + self.send.flight,
             receive_window: self.receive.window(),
+            streams: self.streams,
             timestamps: false,
             sack: true,
             scales: None,

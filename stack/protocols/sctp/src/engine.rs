@@ -388,7 +388,7 @@ impl Engine {
                 Event::Received { connection, .. } => {
                     if let Some(it) = self.associations.get_mut(connection.0) {
                         it.told_received = false;
-                        return Some(Event::Received { connection, position: it.receive.received });
+                        return Some(Event::Received { connection, position: it.visible });
                     }
                 }
                 Event::Acknowledged { connection, .. } => {

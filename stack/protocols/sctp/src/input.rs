@@ -3,6 +3,7 @@
 use crate::association::{Association, Farewell, Phase};
 use crate::cookie::Cookie;
 use crate::env::Env;
+use crate::messages;
 use crate::receiver::Verdict;
 use crate::wire::{
     self, Chunk, Chunks, Data, Init, Parameters, REFLECTED, Sack, cause, chunk, data, parameter,
@@ -280,12 +281,25 @@ impl Association {
             return;
         }
         let position = self.receive.received;
-        match self.receive.take(data.sequence, data.bytes) {
-            Verdict::Next => driver.store(self.handle, position, data.bytes),
+        let piece;
+        let bytes = if self.framed {
+            piece = messages::piece(&data);
+            &piece[..]
+        } else {
+            data.bytes
+        };
+        let mut end = self.visible;
+        let is_whole = |piece: &[u8]| !self.framed || messages::is_last(piece);
+        match self.receive.take(data.sequence, bytes) {
+            Verdict::Next => {
+                driver.store(self.handle, position, bytes);
+                end = if is_whole(bytes) { self.receive.received } else { end };
+            }
             Verdict::Kept | Verdict::NoRoom => return,
         }
         while let Some((position, bytes)) = self.receive.pop() {
             driver.store(self.handle, position, &bytes);
+            end = if is_whole(&bytes) { self.receive.received } else { end };
         }
         if data.stream >= crate::association::STREAMS {
             // Section 6.5: acknowledged all the same, and told.
@@ -296,6 +310,6 @@ impl Association {
                 });
             });
         }
-        env.events.received(self.handle, &mut self.told_received);
+        self.show(env, end);
     }
 }

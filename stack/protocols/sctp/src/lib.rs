@@ -13,6 +13,7 @@ mod cookie;
 mod engine;
 mod env;
 mod input;
+mod messages;
 mod output;
 mod protocol;
 mod receiver;

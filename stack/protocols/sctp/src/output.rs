@@ -3,7 +3,7 @@
 use crate::association::{Association, Farewell, MAX_ERRORS, Phase, STREAMS};
 use crate::env::Env;
 use crate::wire::{self, Init, cause, chunk, data, parameter};
-use freena_stack_api::stream::{Source, Transmit};
+use freena_stack_api::stream::{Failure, Source, Transmit};
 use std::time::Instant;
 
 /// Parameter of the information that a heartbeat carries: RFC 9260 section 3.3.5.
@@ -16,7 +16,7 @@ impl Association {
         let chunks = match self.phase {
             Phase::CookieWait => self.init(now)?,
             Phase::CookieEchoed => self.echo(now)?,
-            Phase::Established => self.bundle(now, source)?,
+            Phase::Established => self.bundle(env, source)?,
             Phase::Closed => return None,
         };
         self.packets_out += 1;
@@ -72,7 +72,8 @@ impl Association {
     }
 
     /// A packet of an established association: section 6.10.
-    fn bundle(&mut self, now: Instant, source: &mut dyn Source) -> Option<Vec<u8>> {
+    fn bundle(&mut self, env: &mut Env<'_>, source: &mut dyn Source) -> Option<Vec<u8>> {
+        let now = env.now;
         self.send.idle(now);
         let most = self.send.room as usize - wire::HEADER;
         let hold = self.holds();
@@ -82,6 +83,10 @@ impl Association {
         {
             chunks.extend_from_slice(next);
             self.control.pop_front();
+        }
+        if !self.look(source) {
+            self.refuse(env);
+            return None;
         }
         let has_data = self.send.pick(hold, most).is_some();
         if has_data {
@@ -99,8 +104,24 @@ impl Association {
             self.send.sent(now, &next);
             (self.corked, self.uncorked) = (None, false);
             self.put_off_heartbeat(now);
+            if !self.look(source) {
+                break;
+            }
         }
         (!chunks.is_empty()).then_some(chunks)
+    }
+
+    /// Looks at the message that follows; `false`: there is none that could be sent.
+    fn look(&mut self, source: &mut dyn Source) -> bool {
+        let (handle, streams) = (self.handle, self.streams.0);
+        self.send.look(streams, |position, to| source.load(handle, position, to)).is_ok()
+    }
+
+    /// The program has written past the library.
+    fn refuse(&mut self, env: &mut Env<'_>) {
+        self.abort(env, cause::USER_INITIATED);
+        self.phase = Phase::Established;
+        self.fail(env, Failure::Reset);
     }
 
     /// Writes a chunk with bytes that the program has written; `false` if they are not there.
@@ -109,13 +130,13 @@ impl Association {
         let last = next.start + u64::from(next.length) == self.send.written;
         // RFC 9260 section 3.3.1: the peer's delay of its acknowledgement would only cost time.
         let hurry = next.again || last && (self.own_shut || self.send.peer_window < u64::from(next.length));
-        let flags = data::BEGIN | data::END | if hurry { data::IMMEDIATE } else { 0 };
+        let flags = next.label.flags | if hurry { data::IMMEDIATE } else { 0 };
         let mut there = false;
         wire::put_chunk(to, chunk::DATA, flags, |to| {
             to.extend_from_slice(&(next.sequence as u32).to_be_bytes());
-            to.extend_from_slice(&[0; 2]);
-            to.extend_from_slice(&next.number.to_be_bytes());
-            to.extend_from_slice(&[0; 4]);
+            to.extend_from_slice(&next.label.stream.to_be_bytes());
+            to.extend_from_slice(&next.label.number.to_be_bytes());
+            to.extend_from_slice(&next.label.protocol);
             let start = to.len();
             to.resize(start + usize::from(next.length), 0);
             there = source.load(self.handle, next.start, &mut to[start..]);

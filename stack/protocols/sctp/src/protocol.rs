@@ -69,7 +69,7 @@ impl Protocol for Sctp {
     fn urgent(&mut self, _: Instant, _: Handle, _: u64) {}
 
     fn read(&mut self, now: Instant, connection: Handle, position: u64) {
-        self.engine.with(now, connection, |it, _| it.read(position));
+        self.engine.with(now, connection, |it, env| it.read(env, position));
     }
 
     fn wants_read(&self, connection: Handle) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! Sequence numbers (TSN) are kept as 64 bits that never wrap; the low 32 are those of the wire.
 
+use crate::messages::{Label, Messages, Unreadable};
 use crate::wire::{DATA_HEADER, HEADER, Sack};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -72,8 +73,7 @@ enum Fate {
 struct Sent {
     start: u64,
     length: u16,
-    /// Number of the message in its stream.
-    number: u16,
+    label: Label,
     at: Instant,
     again: bool,
     /// It was retransmitted fast, and is not again: section 7.2.4.
@@ -88,7 +88,7 @@ pub(crate) struct Outgoing {
     pub(crate) sequence: u64,
     pub(crate) start: u64,
     pub(crate) length: u16,
-    pub(crate) number: u16,
+    pub(crate) label: Label,
     pub(crate) again: bool,
 }
 
@@ -114,8 +114,8 @@ pub(crate) struct Sender {
     pub(crate) sequence: u64,
     /// Those before it are acknowledged.
     first: u64,
-    /// The number of the next message.
-    number: u16,
+    /// What is sent next belongs to.
+    messages: Messages,
     chunks: VecDeque<Sent>,
     /// How many are to be sent again.
     lost: usize,
@@ -145,8 +145,9 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    /// `room`: the largest packet without its IP header. `sequence`: the initial sequence number.
-    pub(crate) fn new(room: u64, sequence: u32) -> Self {
+    /// `room`: the largest packet without its IP header. `sequence`: the initial sequence number. `framed`: what the program writes are
+    /// messages behind heads.
+    pub(crate) fn new(room: u64, sequence: u32, framed: bool) -> Self {
         // Above zero, so that what lies before it has a number too.
         let sequence = (1 << 32) + u64::from(sequence);
         let mut sender = Sender {
@@ -155,7 +156,7 @@ impl Sender {
             acknowledged: 0,
             sequence,
             first: sequence,
-            number: 0,
+            messages: Messages::new(framed),
             chunks: VecDeque::new(),
             lost: 0,
             gapped: 0,
@@ -205,6 +206,19 @@ impl Sender {
         self.chunks.is_empty() && self.next == self.written
     }
 
+    /// Looks at what follows, where a message begins there. `streams`: those that there are. `load`: reads at a position.
+    ///
+    /// # Errors
+    /// There is no message that could be sent.
+    pub(crate) fn look(
+        &mut self,
+        streams: u16,
+        load: impl FnOnce(u64, &mut [u8]) -> bool,
+    ) -> Result<(), Unreadable> {
+        self.next = self.messages.begin(self.next, self.written, streams, load)?;
+        Ok(())
+    }
+
     /// The next chunk to send: one that was lost, or a new one. `budget`: bytes of the packet that are left. `hold`: a new one
     /// that is not full waits while others are on their way. `cork`: it waits whatever is on its way.
     pub(crate) fn pick(&self, (hold, cork): (bool, bool), budget: usize) -> Option<Outgoing> {
@@ -218,14 +232,17 @@ impl Sender {
                 sequence: self.first + at as u64,
                 start: sent.start,
                 length: sent.length,
-                number: sent.number,
+                label: sent.label,
                 again: true,
             });
         }
-        let left = self.written - self.next;
+        // All that may be sent, and of it the rest of a message.
+        let queued = self.written - self.next;
+        let left = self.messages.end(self.written) - self.next;
         let length = left.min(self.most()).min(budget);
-        // What is left of a packet takes the end of the bytes, or a chunk of some size.
-        let is_small = length < left && length < self.most() / 2;
+        // What is left of a packet takes the end of the bytes, or a chunk of some size; a message is not cut without need.
+        let is_small =
+            length < left && (length < self.most() / 2 || self.messages.are_framed() && left <= self.most());
         if length == 0 || is_small || self.flight >= self.window {
             return None;
         }
@@ -233,14 +250,14 @@ impl Sender {
         if length > self.peer_window && !self.chunks.is_empty() {
             return None;
         }
-        if left < self.most() && (cork || hold && !self.chunks.is_empty()) {
+        if queued < self.most() && (cork || hold && !self.chunks.is_empty()) {
             return None;
         }
         Some(Outgoing {
             sequence: self.sequence,
             start: self.next,
             length: length as u16,
-            number: self.number,
+            label: self.messages.label(length == left),
             again: false,
         })
     }
@@ -267,7 +284,7 @@ impl Sender {
         self.chunks.push_back(Sent {
             start: chunk.start,
             length: chunk.length,
-            number: chunk.number,
+            label: chunk.label,
             at: now,
             again: false,
             fast: false,
@@ -275,8 +292,8 @@ impl Sender {
             fate: Fate::Flying,
         });
         self.sequence += 1;
-        self.number = self.number.wrapping_add(1);
         self.next += length;
+        self.messages.sent(self.next);
         self.timer.get_or_insert(now + self.trip.rto());
     }
 
@@ -507,7 +524,7 @@ mod tests {
     /// A sender that has sent `count` full chunks across the end of the 32-bit numbers, and the time.
     fn sent(count: u64) -> (Sender, Instant) {
         let now = crate::tests::epoch();
-        let mut sender = Sender::new(ROOM, INITIAL);
+        let mut sender = Sender::new(ROOM, INITIAL, false);
         (sender.window, sender.peer_window) = (1 << 20, 1 << 20);
         sender.written = count * sender.most();
         while let Some(next) = sender.pick((false, false), ROOM as usize - HEADER) {
@@ -593,7 +610,7 @@ mod tests {
     #[test]
     fn a_window_of_nothing_lets_one_chunk_out() {
         let now = crate::tests::epoch();
-        let mut sender = Sender::new(ROOM, 1);
+        let mut sender = Sender::new(ROOM, 1, false);
         sender.written = 10_000;
         let first = sender.pick((false, false), ROOM as usize - HEADER).expect("a probe");
         sender.sent(now, &first);

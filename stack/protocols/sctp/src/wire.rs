@@ -28,6 +28,7 @@ pub(crate) mod chunk {
 pub(crate) mod data {
     pub(crate) const END: u8 = 1;
     pub(crate) const BEGIN: u8 = 2;
+    pub(crate) const UNORDERED: u8 = 4;
     /// The sender wants to be answered at once.
     pub(crate) const IMMEDIATE: u8 = 8;
 }
@@ -199,6 +200,10 @@ impl<'a> Sack<'a> {
 pub(crate) struct Data<'a> {
     pub(crate) sequence: u32,
     pub(crate) stream: u16,
+    pub(crate) number: u16,
+    /// Payload protocol identifier, in the order in which it stands there.
+    pub(crate) protocol: [u8; 4],
+    pub(crate) flags: u8,
     pub(crate) bytes: &'a [u8],
 }
 
@@ -207,6 +212,9 @@ impl<'a> Data<'a> {
         Some(Data {
             sequence: u32_at(chunk.value, 0)?,
             stream: u16_at(chunk.value, 4)?,
+            number: u16_at(chunk.value, 6)?,
+            protocol: chunk.value.get(8..12)?.try_into().ok()?,
+            flags: chunk.flags,
             bytes: chunk.value.get(12..)?,
         })
     }

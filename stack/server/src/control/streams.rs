@@ -20,7 +20,7 @@ use crate::sys;
 use crate::worker::{Command, Order, stream_options};
 use freena_ebpf_abi::FlowKey;
 use freena_shm_abi::Endpoint;
-use freena_shm_abi::control::{Request, Response, verdict};
+use freena_shm_abi::control::{Request, Response, flag, verdict};
 use freena_shm_abi::stream::{Asked, state};
 use freena_tcp::{ListenerKey, Listening, Options};
 use freena_udp::{Binding, Table};
@@ -122,6 +122,9 @@ impl Control {
         if request.protocols().is_empty() {
             return Err((libc::EINVAL, "the request names no protocol".to_owned()));
         }
+        if has_messages(request) && *request.protocols() != [protocol::SCTP] {
+            return Err((libc::EINVAL, "messages are carried by SCTP alone".to_owned()));
+        }
         request.protocols().iter().try_for_each(|number| self.carrier(*number))
     }
 
@@ -165,7 +168,7 @@ impl Control {
         // It holds nothing in its rings: the smallest ones.
         let parts = self.registry.make(1, 1)?;
         let page = &parts.memory().page().stream;
-        options::read(&companion, facts.ipv6, &page.asked);
+        options::read(&companion, facts.ipv6, has_messages(request), &page.asked);
         page.told.state.store(state::LISTEN, Ordering::Release);
         // Connections that come by the kernel are accepted without waiting for them.
         sys::set_nonblocking(&companion)?;
@@ -192,7 +195,7 @@ impl Control {
             listeners.len() - 1
         });
         listeners[key] = Some(stream.clone());
-        if request.protocols().iter().any(|it| is_joinable(*it)) {
+        if is_joinable(request) {
             self.streams.hearers.insert(key as ListenerKey, binding);
         }
         let backlog = request.backlog.min(MAX_BACKLOG) as usize;
@@ -221,7 +224,7 @@ impl Control {
         }
         let peer = (plain(request.peer.ip()), request.peer.port);
         facts.peer_scope = request.peer.scope;
-        let judged = self.judge_connect(&companion, &facts, request.protocols(), peer).and_then(|to| {
+        let judged = self.judge_connect(&companion, &facts, request, peer).and_then(|to| {
             self.judge_room(&companion)?;
             let udp_port = hold_ports(request.protocols(), &companion, &mut facts, to.source())?;
             Ok((to, udp_port))
@@ -246,7 +249,7 @@ impl Control {
     ) -> io::Result<Answer> {
         let parts = self.registry.make(request.tx_size, request.rx_size)?;
         let page = &parts.memory().page().stream;
-        options::read(&companion, facts.ipv6, &page.asked);
+        options::read(&companion, facts.ipv6, has_messages(request), &page.asked);
         page.told.state.store(state::SYN_SENT, Ordering::Release);
         fill(&parts);
         facts.binding.local = to.source;
@@ -283,7 +286,7 @@ impl Control {
         &self,
         companion: &OwnedFd,
         facts: &Facts,
-        protocols: &[u8],
+        request: &Request,
         peer: (IpAddr, u16),
     ) -> Result<Way, String> {
         let binding = &facts.binding;
@@ -307,8 +310,12 @@ impl Control {
         let way = self.way(dst, source, oif);
         match way.carrier {
             Carrier::Link => {}
-            Carrier::Rings { ifindex } if protocols.iter().any(|it| is_joinable(*it)) => {
-                return self.judge_join(binding, peer, (source, oif), ifindex).map(Way::Listener);
+            Carrier::Rings { ifindex } if is_joinable(request) => {
+                let target = self.judge_join(binding, peer, (source, oif), ifindex)?;
+                if target.has_messages() != has_messages(request) {
+                    return Err("to this host: one end is an SCTP socket, the other is not".to_owned());
+                }
+                return Ok(Way::Listener(target));
             }
             Carrier::Rings { .. } => return Err("to this host: the kernel's TCP carries it".to_owned()),
             Carrier::Kernel => return Err(way.reason),
@@ -462,9 +469,15 @@ impl Control {
     }
 }
 
-/// Whether programs on this host that use this protocol are joined: what never leaves the host needs no encryption.
-fn is_joinable(number: u8) -> bool {
-    number == protocol::TCP || number == protocol::UDP
+/// Whether programs on this host that ask for this are joined: what never leaves the host needs no encryption.
+fn is_joinable(request: &Request) -> bool {
+    let joinable = |number: &u8| matches!(*number, protocol::TCP | protocol::UDP);
+    has_messages(request) || request.protocols().iter().any(joinable)
+}
+
+/// Whether it is about a socket that its program has opened as SCTP.
+fn has_messages(request: &Request) -> bool {
+    request.flags & flag::MESSAGES != 0
 }
 
 /// Makes a socket that is about to connect unwritable until it is drained.

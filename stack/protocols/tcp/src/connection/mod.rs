@@ -464,6 +464,7 @@ impl Connection {
             receive_window: self.receive.window(),
             timestamps: self.timestamps,
             sack: send.sack,
+            streams: (0, 0),
             scales: self.scaling.then_some((self.receive.scale, send.scale)),
             bytes_acked: self.acknowledged(),
             bytes_received: self.receive.readable(),

@@ -27,6 +27,8 @@ use std::sync::atomic::Ordering;
 
 /// Messages that are read from a program at a time.
 const DRAINED: u32 = 16;
+/// Streams in each direction, as many as the SCTP engine offers.
+const STREAMS: u32 = 2048;
 /// MTU and largest segment of the loopback, for who asks.
 const LOOPBACK: (u32, u32) = (65_536, 65_483);
 
@@ -40,6 +42,13 @@ pub(super) struct Ends {
 pub(super) struct Target {
     pub(super) source: IpAddr,
     listener: Arc<Stream>,
+}
+
+impl Target {
+    /// Whether it is an SCTP socket.
+    pub(super) fn has_messages(&self) -> bool {
+        self.listener.has_messages()
+    }
 }
 
 impl Control {
@@ -95,13 +104,14 @@ impl Control {
             stream.told.state.store(state::ESTABLISHED, Ordering::Release);
         }
         let [one, other] = parts;
-        super::options::read(&companion, facts.ipv6, &one.memory().page().stream.asked);
+        let messages = super::has_messages(request);
+        super::options::read(&companion, facts.ipv6, messages, &one.memory().page().stream.asked);
         inherit_options(&listener.memory.page().stream.asked, &other.memory().page().stream.asked);
         // Nothing is steered for them.
         let lease = self.lease(facts.binding, &[protocol::TCP], Vec::new(), None);
         let names = |ipv6, companion, owner, (local, peer), lease: &Arc<Lease>| Names {
             ipv6,
-            protocols: [protocol::TCP].into(),
+            protocols: [if messages { protocol::SCTP } else { protocol::TCP }].into(),
             home: listener.home,
             companion,
             owner,
@@ -278,4 +288,6 @@ fn show(info: &Info) {
     info.receive_mss.store(segment, Ordering::Relaxed);
     info.ssthresh.store(u32::MAX, Ordering::Relaxed);
     info.cwnd.store(10, Ordering::Relaxed);
+    // Of sockets with messages.
+    info.streams.store(STREAMS << 16 | STREAMS, Ordering::Relaxed);
 }

@@ -36,15 +36,16 @@ fn waits(seconds: u32) -> u8 {
     count
 }
 
-/// Writes what the socket is set to into the page.
-pub(super) fn read(companion: &OwnedFd, ipv6: bool, asked: &Asked) {
+/// Writes what the socket is set to into the page. `messages`: the program has opened it as SCTP.
+pub(super) fn read(companion: &OwnedFd, ipv6: bool, messages: bool, asked: &Asked) {
     let get = |level, name| sys::get_option(companion, level, name).unwrap_or(0);
     let tcp = |name| get(libc::IPPROTO_TCP, name);
     let put = |word: &AtomicU32, value: i32| word.store(value.max(0) as u32, Ordering::Relaxed);
     let flag = |set: i32, bit: u32| if set != 0 { bit } else { 0 };
     let flags = flag(tcp(libc::TCP_NODELAY), ask::NO_DELAY)
         | flag(tcp(libc::TCP_CORK), ask::CORK)
-        | flag(get(libc::SOL_SOCKET, libc::SO_KEEPALIVE), ask::KEEP_ALIVE);
+        | flag(get(libc::SOL_SOCKET, libc::SO_KEEPALIVE), ask::KEEP_ALIVE)
+        | flag(messages.into(), ask::MESSAGES);
     asked.flags.store(flags, Ordering::Relaxed);
     put(&asked.keep_idle, tcp(libc::TCP_KEEPIDLE));
     put(&asked.keep_interval, tcp(libc::TCP_KEEPINTVL));

@@ -75,8 +75,9 @@ impl Worker {
         let table = &mut self.streams.table;
         let Some(listener) = table.listener(key) else { return };
         let Some(companion) = listener.stream.companion.get().cloned() else { return };
-        // Where QUIC is the only protocol nothing comes in unencrypted.
+        // Where QUIC is the only protocol nothing comes in unencrypted; and TCP has no messages.
         let is_sealed = *listener.stream.protocols == [protocol::UDP];
+        let has_messages = listener.stream.has_messages();
         listener.kernel_waits = false;
         for taken in 0.. {
             // No edge will tell of those that stay.
@@ -86,7 +87,7 @@ impl Worker {
             }
             match sys::accept(companion.as_fd()) {
                 // It ends as a port does that nobody listens at, as far as can be said after the handshake.
-                Ok((fd, local, peer)) if is_sealed && !is_within(&local, &peer) => {
+                Ok((fd, local, peer)) if has_messages || is_sealed && !is_within(&local, &peer) => {
                     let _ = socket2::SockRef::from(&fd).set_linger(Some(Duration::ZERO));
                 }
                 Ok((fd, local, peer)) => listener.pending.push_back(Handout::Kernel(fd, local, peer)),

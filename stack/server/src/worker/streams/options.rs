@@ -41,6 +41,7 @@ pub fn of(asked: &Asked) -> Options {
             congestion::BBR => Congestion::Bbr,
             _ => Congestion::Cubic,
         },
+        messages: flags & ask::MESSAGES != 0,
         // A listener's: the control thread has it from the kernel.
         defer_accept: 0,
     }

@@ -332,6 +332,7 @@ pub(super) fn show(connection: &mut Connection, engines: &Engines, handle: Handl
     put(&shown.receive_window, info.receive_window);
     let scales = info.scales.map_or(0, |(own, peer)| u64::from(own & 15) | u64::from(peer & 15) << 4);
     put(&shown.scales, scales);
+    put(&shown.streams, u64::from(info.streams.0) | u64::from(info.streams.1) << 16);
     let flag = |on, bit| if on { bit } else { 0u64 };
     put(&shown.options, flag(info.timestamps, 1) | flag(info.sack, 2) | flag(info.scales.is_some(), 4));
     put64(&shown.bytes_acked, info.bytes_acked);

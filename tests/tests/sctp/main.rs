@@ -1,5 +1,7 @@
 //! SCTP under programs that know nothing of it, and with another implementation, libusrsctp, at the other end.
 
+mod sockets;
+
 use freena_tests::binaries::{self, installed};
 use freena_tests::lab::{FAR4, Lab, NEAR4, Server, number};
 use freena_tests::netns::privileged;
