@@ -5,11 +5,13 @@ activation: gives the listener as descriptor 3, as systemd does (sd_listen_fds(3
 reuseport, exclusive: connects 40 times, reads a byte from each, and closes.
 urgent: connects, sends "ab", then "c" with MSG_OOB, then "d", and reads until the end.
 splice: connects, sends a mebibyte and ends its direction, and reads as much until the end.
-fastopen: connects, sends "x", and reads until the end."""
+fastopen: connects, sends "x", and reads until the end.
+info: connects, and reads until the end, slowly."""
 import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -148,6 +150,25 @@ def fastopen():
     print("open")
     c, _ = s.accept()
     print("got", c.recv(9))
+    c.close()
+
+
+def info():
+    s = listener()
+    print("open")
+    c, _ = s.accept()
+    acknowledged = 0
+    for _ in range(10):
+        c.sendall(b"x" * 300_000)
+        acknowledged += 300_000
+        deadline = time.monotonic() + 5
+        # tcpi_bytes_acked: some programs look at the figures until all has arrived.
+        while struct.unpack_from("=120xQ", c.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128))[0] < acknowledged:
+            if time.monotonic() > deadline:
+                print("not acknowledged after 5 s")
+                return
+            time.sleep(0.001)
+    print("all acknowledged")
     c.close()
 
 

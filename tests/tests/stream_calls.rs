@@ -255,3 +255,15 @@ fn fast_open_is_answered_as_the_kernel_does() {
         read_all(&mut stream);
     });
 }
+
+#[test]
+fn what_is_acknowledged_late_is_shown() {
+    calls("info", 7113, |lab, port| {
+        // With little room the reader acknowledges late, when the sender is at rest.
+        let (mut stream, mut buffer) = (connect(lab, port), vec![0; 65_536]);
+        socket2::SockRef::from(&stream).set_recv_buffer_size(65_536).expect("an option");
+        while let Ok(1..) = stream.read(&mut buffer) {
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+}

@@ -67,6 +67,11 @@ impl Worker {
                 let Some(connection) = table.get_mut(handle) else { return };
                 let stream = connection.stream.clone();
                 connection.tx.release(&stream.memory.tx_pipe(), position);
+                // Some programs look at TCP_INFO until nothing is in flight. Of an active connection the figures are shown
+                // when it rests.
+                if !connection.active && position == connection.tx.tail {
+                    programs::show(connection, &self.streams.engines, handle, self.now);
+                }
                 if connection.unread {
                     connection.last_work = self.now;
                     self.drain_if_room(handle);
