@@ -575,6 +575,7 @@ unsafe fn put(held: &Held, record: &Record, datagram: &Datagram) -> Result<Attem
     let mut cursor = ProducerCursor {
         tail: page.tx_tail.0.load(Ordering::Relaxed),
         cached_head: app.tx_cached_head.load(Ordering::Relaxed),
+        base: 0,
     };
     let mut producer = Producer::new(held.tx(), &mut cursor);
     let result = match producer.reserve(record) {

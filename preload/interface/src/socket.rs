@@ -313,7 +313,7 @@ impl Held {
         let page = self.page();
         page.rx[..self.sizes().rx_rings as usize]
             .iter()
-            .any(|ring| ring.tail.0.load(Ordering::Acquire) != ring.head.0.load(Ordering::Relaxed))
+            .any(|ring| ring.produced.0.tail.load(Ordering::Acquire) != ring.head.0.load(Ordering::Relaxed))
     }
 
     /// Counts datagrams received without waiting.

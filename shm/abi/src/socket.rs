@@ -44,12 +44,22 @@ pub struct Geometry {
     pub pad: AtomicU32,
 }
 
-/// Cursors of a receive ring, in bytes since the start, never wrapped.
+/// What the producer of a ring tells.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Produced {
+    /// End of what may be read.
+    pub tail: AtomicU64,
+    /// A record's place in the ring is `(position - base) % size`. Changed only while the ring is empty, before the tail.
+    pub base: AtomicU64,
+}
+
+/// Cursors of a ring, in bytes since the start, never wrapped.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct RxCursors {
-    /// Written by the server: end of what may be read.
-    pub tail: Line<AtomicU64>,
+    /// Written by the server.
+    pub produced: Line<Produced>,
     /// Written by the program: start of what it has not read yet.
     pub head: Line<AtomicU64>,
 }
@@ -78,7 +88,7 @@ pub struct RxWake {
 pub struct SocketPage {
     /// Written by the server, once.
     pub geometry: Line<Geometry>,
-    /// Written by the program: end of what the server may send.
+    /// Written by the program: end of what the server may send. Base of the ring: 0; of a stream's see [`StreamArea`].
     pub tx_tail: Line<AtomicU64>,
     /// Written by the server: start of what it has not sent yet.
     pub tx_head: Line<AtomicU64>,

@@ -1,18 +1,22 @@
 //! Positions in a single-producer single-consumer ring of bytes.
 //!
 //! A position counts bytes since the start and never wraps (2^64 bytes last 46 years at 100 Gb/s); its place in the
-//! ring is the position modulo the size, a power of two. `head <= tail <= head + size` always holds between honest
+//! ring is its distance from the base modulo the size, a power of two. `head <= tail <= head + size` always holds between honest
 //! sides.
 //!
 //! | word | written by | ordering | read by | ordering |
 //! |---|---|---|---|---|
 //! | `tail` | producer | Release: the bytes before it are written | consumer | Acquire |
 //! | `head` | consumer | Release: the bytes before it are read | producer | Acquire |
+//! | `base` | producer, while the ring is empty | Relaxed: before the tail | consumer | Relaxed: after the tail |
 //!
 //! Each side keeps its own position privately and the other's as last seen, so that a word is loaded from the other
 //! side's cache only when the private copy says "full" or "empty".
 
 use crate::sync::{AtomicU64, Ordering};
+
+/// A producer starts anew at the beginning of an empty ring once it is this far into it, in bytes.
+pub const REBASE_AT: u64 = 4096;
 
 /// Why a position that the other side published cannot be right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +71,8 @@ pub struct ProducerCursor {
     pub tail: u64,
     /// The consumer's head as last seen.
     pub cached_head: u64,
+    /// Position of the byte at the start of the ring, modulo its size.
+    pub base: u64,
 }
 
 impl ProducerCursor {
@@ -85,6 +91,17 @@ impl ProducerCursor {
         size.saturating_sub(self.tail.wrapping_sub(self.cached_head))
     }
 
+    /// Starts anew at the beginning of the ring if the consumer has read everything and it is worth it; not between what has
+    /// been written and its publication.
+    pub fn rebase(&mut self, head: &AtomicU64, base: &AtomicU64, size: u64) {
+        if self.tail.wrapping_sub(self.base) & (size - 1) >= REBASE_AT && self.free(head, size, size) == size
+        {
+            self.base = self.tail;
+            // Published with the tail of the records that follow.
+            base.store(self.base, Ordering::Relaxed);
+        }
+    }
+
     /// Publishes what has been written.
     pub fn publish(&self, tail: &AtomicU64) {
         tail.store(self.tail, Ordering::Release);
@@ -98,6 +115,8 @@ pub struct ConsumerCursor {
     pub head: u64,
     /// The producer's tail as last seen.
     pub cached_tail: u64,
+    /// The base that belongs to it.
+    pub base: u64,
 }
 
 impl ConsumerCursor {
@@ -105,7 +124,7 @@ impl ConsumerCursor {
     ///
     /// # Errors
     /// The published tail cannot be right.
-    pub fn available(&mut self, tail: &AtomicU64, size: u64) -> Result<u64, Corrupt> {
+    pub fn available(&mut self, tail: &AtomicU64, base: &AtomicU64, size: u64) -> Result<u64, Corrupt> {
         if self.cached_tail == self.head {
             let seen = tail.load(Ordering::Acquire);
             if seen.wrapping_sub(self.head) > size {
@@ -115,6 +134,8 @@ impl ConsumerCursor {
                 return Err(Corrupt::Misaligned { position: seen });
             }
             self.cached_tail = seen;
+            // The base changes only while the ring is empty, so it is the one for all records up to `seen`.
+            self.base = base.load(Ordering::Relaxed);
         }
         Ok(self.cached_tail.wrapping_sub(self.head))
     }

@@ -29,4 +29,4 @@ pub use joint::End;
 #[cfg(not(loom))]
 pub use mapping::SocketMapping;
 #[cfg(not(loom))]
-pub use ring::{Channel, Consumer, Message, Producer, Slot};
+pub use ring::{Channel, Consumer, Message, Producer, Slot, Words};

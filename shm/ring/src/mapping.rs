@@ -1,9 +1,9 @@
 //! The sealed memfd behind a socket, and where its parts lie.
 
 use crate::joint::{End, JointMapping};
-use crate::ring::Channel;
+use crate::ring::{Channel, Words};
 use crate::stream::Pipe;
-use freena_shm_abi::socket::{self, MAX_RING, MAX_RX_RINGS, MIN_RING, SocketPage};
+use freena_shm_abi::socket::{self, MAX_RING, MAX_RX_RINGS, MIN_RING, RxCursors, SocketPage};
 use freena_shm_abi::{ABI_VERSION, MAGIC};
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -216,8 +216,7 @@ impl SocketMapping {
             Channel::new(
                 self.base.add(socket::TX_OFFSET),
                 u64::from(self.sizes.tx),
-                &page.tx_tail.0,
-                &page.tx_head.0,
+                Words { tail: &page.tx_tail.0, head: &page.tx_head.0, base: &page.stream.asked.tx_base },
             )
         }
     }
@@ -230,6 +229,7 @@ impl SocketMapping {
         assert!(self.joint.is_none());
         assert!(index < self.sizes.rx_rings as usize);
         let page = self.page();
+        let RxCursors { produced, head } = &page.rx[index];
         let offset = socket::rx_offset(self.sizes.tx, self.sizes.rx, index);
         // SAFETY: as for `tx`; the assertion keeps the region within the mapping. The server's producer belongs to
         // worker `index`, the program's consumer is guarded by `AppArea::rx_lock`.
@@ -237,8 +237,7 @@ impl SocketMapping {
             Channel::new(
                 self.base.add(offset),
                 u64::from(self.sizes.rx),
-                &page.rx[index].tail.0,
-                &page.rx[index].head.0,
+                Words { tail: &produced.0.tail, head: &head.0, base: &produced.0.base },
             )
         }
     }
@@ -276,7 +275,7 @@ impl SocketMapping {
             Pipe::new(
                 self.base.add(offset),
                 u64::from(self.sizes.rx),
-                &page.rx[0].tail.0,
+                &page.rx[0].produced.0.tail,
                 &page.rx[0].head.0,
                 &page.stream.told.rx_base,
             )

@@ -5,13 +5,23 @@ use crate::sync::AtomicU64;
 use core::{marker::PhantomData, ptr};
 use freena_shm_abi::record::{ALIGN, MAX_PAYLOAD, Record, flags};
 
-/// The shared part of a ring: its bytes and its two words.
+/// The shared words of a ring; see [`crate::cursor`].
+#[derive(Clone, Copy, Debug)]
+pub struct Words<'m> {
+    /// End of what may be read.
+    pub tail: &'m AtomicU64,
+    /// Start of what has not been read.
+    pub head: &'m AtomicU64,
+    /// Position of the byte at the start of the ring.
+    pub base: &'m AtomicU64,
+}
+
+/// The shared part of a ring: its bytes and its words.
 #[derive(Clone, Copy, Debug)]
 pub struct Channel<'m> {
     data: *mut u8,
     size: u64,
-    tail: &'m AtomicU64,
-    head: &'m AtomicU64,
+    words: Words<'m>,
     memory: PhantomData<&'m [u8]>,
 }
 
@@ -24,9 +34,9 @@ impl<'m> Channel<'m> {
     /// - `size` is a power of two and at least 128;
     /// - within this process there is at most one producer and one consumer of the ring at a time, and nothing else
     ///   touches its bytes.
-    pub const unsafe fn new(data: *mut u8, size: u64, tail: &'m AtomicU64, head: &'m AtomicU64) -> Self {
+    pub const unsafe fn new(data: *mut u8, size: u64, words: Words<'m>) -> Self {
         debug_assert!(size.is_power_of_two());
-        Channel { data, size, tail, head, memory: PhantomData }
+        Channel { data, size, words, memory: PhantomData }
     }
 
     /// Bytes in the ring.
@@ -36,36 +46,42 @@ impl<'m> Channel<'m> {
 
     /// Whether the producer has published something that the consumer has not released, as both words stand now.
     pub fn has_data(&self, head: u64) -> bool {
-        self.tail.load(crate::sync::Ordering::Acquire) != head
+        self.words.tail.load(crate::sync::Ordering::Acquire) != head
     }
 
     /// The shared tail.
     pub const fn tail(&self) -> &'m AtomicU64 {
-        self.tail
+        self.words.tail
     }
 
     /// The shared head.
     pub const fn head(&self) -> &'m AtomicU64 {
-        self.head
+        self.words.head
     }
 
-    /// Address of the record at a position. Rounded down to the record alignment, so that 64 bytes can be accessed there
+    /// Where in the ring a position is. Rounded down to the record alignment, so that 64 bytes can be accessed there
     /// whatever the position: cursors are loaded from memory that other holders of the socket write too.
-    fn at(&self, position: u64) -> *mut u8 {
-        // SAFETY: `new` demands `size` mapped bytes; the masked offset is at most `size - 64`.
-        unsafe { self.data.add((position & (self.size - ALIGN as u64)) as usize) }
+    const fn offset(&self, base: u64, position: u64) -> u64 {
+        position.wrapping_sub(base) & (self.size - ALIGN as u64)
     }
 
-    fn write_record(&self, position: u64, record: &Record) {
+    /// Address of the record at an offset that [`Channel::offset`] gave.
+    fn at(&self, offset: u64) -> *mut u8 {
+        debug_assert!(offset < self.size && offset.is_multiple_of(ALIGN as u64));
+        // SAFETY: `new` demands `size` mapped bytes; the offset is at most `size - 64`.
+        unsafe { self.data.add(offset as usize) }
+    }
+
+    fn write_record(&self, offset: u64, record: &Record) {
         // SAFETY: `at` leaves 64 bytes before the end of the ring and is aligned to 64; `Record` needs 8. Nobody in this process reads there: the position is not
         // published yet.
-        unsafe { ptr::write(self.at(position).cast::<Record>(), *record) }
+        unsafe { ptr::write(self.at(offset).cast::<Record>(), *record) }
     }
 
-    fn read_record(&self, position: u64) -> Record {
+    fn read_record(&self, offset: u64) -> Record {
         // SAFETY: as in `write_record`; any bytes make a valid `Record`. Volatile, so that what is checked is what is
         // used: the other side may be writing at this moment.
-        unsafe { ptr::read_volatile(self.at(position).cast::<Record>()) }
+        unsafe { ptr::read_volatile(self.at(offset).cast::<Record>()) }
     }
 }
 
@@ -101,7 +117,17 @@ impl<'m, 'c> Producer<'m, 'c> {
 
     /// Bytes that are free for sure, footprints included; the shared head is looked at only if fewer than `need`.
     pub fn free(&mut self, need: usize) -> u64 {
-        self.cursor.free(self.channel.head, self.channel.size, need as u64)
+        self.cursor.free(self.channel.words.head, self.channel.size, need as u64)
+    }
+
+    /// Bytes that the consumer has not released, footprints included. Looks at the shared head.
+    pub fn unread(&mut self) -> u64 {
+        self.channel.size - self.cursor.free(self.channel.words.head, self.channel.size, self.channel.size)
+    }
+
+    /// Bytes from the start of the ring to the end of what has been written.
+    pub fn reach(&self) -> u64 {
+        self.channel.offset(self.cursor.base, self.cursor.tail)
     }
 
     /// Reserves room for `record` with its `record.len` payload bytes and writes its header. Nothing is visible to the
@@ -111,29 +137,6 @@ impl<'m, 'c> Producer<'m, 'c> {
     /// [`Refused::Full`] and [`Refused::TooLong`]; nothing has changed then.
     #[inline]
     pub fn reserve(&mut self, record: &Record) -> Result<Slot<'m>, Refused> {
-        self.reserve_at(record, false)
-    }
-
-    /// As [`Producer::reserve`], for the first record of a batch: goes back to the start of the ring where the consumer keeps
-    /// up, so that a stream goes through few pages of memory. The consumer may then come half a ring late before there is no
-    /// room; as soon as it has read on, a whole one.
-    ///
-    /// Looks at the shared head.
-    ///
-    /// # Errors
-    /// As [`Producer::reserve`].
-    pub fn reserve_first(&mut self, record: &Record) -> Result<Slot<'m>, Refused> {
-        let size = self.channel.size;
-        let offset = self.cursor.tail & (size - 1);
-        let restart = offset >= size / 2 && {
-            let unread = size - self.cursor.free(self.channel.head, size, size);
-            offset - size / 2 >= unread
-        };
-        self.reserve_at(record, restart)
-    }
-
-    /// Reserves room, with padding before it to the end of the ring if `restart`, or where the record has to start anew.
-    fn reserve_at(&mut self, record: &Record, restart: bool) -> Result<Slot<'m>, Refused> {
         let len = record.len as usize;
         let size = self.channel.size;
         let need = Record::footprint(len) as u64;
@@ -141,25 +144,32 @@ impl<'m, 'c> Producer<'m, 'c> {
         if len > MAX_PAYLOAD || need * 2 > size {
             return Err(Refused::TooLong);
         }
-        let to_end = size - (self.cursor.tail & (size - 1));
-        let pad = if restart || to_end < need { to_end } else { 0 };
-        if self.cursor.free(self.channel.head, size, pad + need) < pad + need {
+        let mut offset = self.channel.offset(self.cursor.base, self.cursor.tail);
+        let pad = if size - offset < need { size - offset } else { 0 };
+        if self.cursor.free(self.channel.words.head, size, pad + need) < pad + need {
             return Err(Refused::Full);
         }
         if pad > 0 {
             let filler = Record { len: (pad - ALIGN as u64) as u32, flags: flags::PAD, ..Record::default() };
-            self.channel.write_record(self.cursor.tail, &filler);
-            self.cursor.tail = self.cursor.tail.wrapping_add(pad);
+            self.channel.write_record(offset, &filler);
+            offset = 0;
         }
-        self.channel.write_record(self.cursor.tail, record);
-        let data = self.channel.at(self.cursor.tail).wrapping_add(ALIGN);
-        self.cursor.tail = self.cursor.tail.wrapping_add(need);
+        self.channel.write_record(offset, record);
+        let data = self.channel.at(offset).wrapping_add(ALIGN);
+        self.cursor.tail = self.cursor.tail.wrapping_add(pad + need);
         Ok(Slot { data, len, memory: PhantomData })
+    }
+
+    /// Before the first record of a batch, all before it being published: goes back to the start of the ring if the consumer has
+    /// read everything, so that a stream goes through few pages of memory, which the caches hold. Looks at the shared head.
+    pub fn begin_batch(&mut self) {
+        let Words { head, base, .. } = self.channel.words;
+        self.cursor.rebase(head, base, self.channel.size);
     }
 
     /// Makes everything reserved so far visible to the consumer.
     pub fn publish(&mut self) {
-        self.cursor.publish(self.channel.tail);
+        self.cursor.publish(self.channel.words.tail);
     }
 }
 
@@ -273,7 +283,7 @@ impl<'m, 'c> Consumer<'m, 'c> {
         if record.flags & flags::PAD != 0 {
             // Padding fills the ring to its end, and a record follows it: a chain of paddings would be work without end.
             let end = position.wrapping_add(Record::footprint(record.len as usize) as u64);
-            if end & (self.channel.size - 1) != 0 {
+            if self.channel.offset(self.cursor.base, end) != 0 {
                 return Err(Corrupt::Padding { position });
             }
             self.cursor.head = end;
@@ -287,21 +297,23 @@ impl<'m, 'c> Consumer<'m, 'c> {
             return Err(Corrupt::Length { position, len: record.len });
         }
         self.cursor.head = position.wrapping_add(Record::footprint(record.len as usize) as u64);
-        let data = self.channel.at(position).wrapping_add(ALIGN).cast_const();
+        let data =
+            self.channel.at(self.channel.offset(self.cursor.base, position)).wrapping_add(ALIGN).cast_const();
         Ok(Some(Message { record, end: self.cursor.head, data, memory: PhantomData }))
     }
 
     /// Position and header of the record at the head, which lies within what is published and before the ring's end.
     fn peek(&mut self) -> Result<Option<(u64, Record)>, Corrupt> {
-        let available = self.cursor.available(self.channel.tail, self.channel.size)?;
+        let Words { tail, base, .. } = self.channel.words;
+        let available = self.cursor.available(tail, base, self.channel.size)?;
         if available == 0 {
             return Ok(None);
         }
         let position = self.cursor.head;
-        let record = self.channel.read_record(position);
+        let offset = self.channel.offset(self.cursor.base, position);
+        let record = self.channel.read_record(offset);
         let need = Record::footprint(record.len as usize) as u64;
-        let to_end = self.channel.size - (position & (self.channel.size - 1));
-        if need > available || need > to_end {
+        if need > available || need > self.channel.size - offset {
             return Err(Corrupt::Length { position, len: record.len });
         }
         Ok(Some((position, record)))
@@ -309,7 +321,7 @@ impl<'m, 'c> Consumer<'m, 'c> {
 
     /// Gives everything taken so far back to the producer.
     pub fn release(&mut self) {
-        self.cursor.release(self.channel.head);
+        self.cursor.release(self.channel.words.head);
     }
 
     /// Goes back to `position`: what was taken behind it is returned again by [`Consumer::next`]. `position` must be the

@@ -3,12 +3,9 @@
 //! Bytes are reached by position. The producer of a receive ring may also write *ahead* of its tail, where a segment that
 //! arrived out of order belongs; the consumer of a transmit ring may read its bytes again until it releases them.
 
-use crate::cursor::Corrupt;
+use crate::cursor::{Corrupt, REBASE_AT};
 use crate::sync::{AtomicU64, Ordering};
 use core::{marker::PhantomData, ptr};
-
-/// A producer starts anew at the beginning of the ring, when the ring is empty, once it is this far into it.
-pub const REBASE_AT: u64 = 4096;
 
 /// The shared part of a stream's ring: its bytes and its three words.
 #[derive(Clone, Copy, Debug)]

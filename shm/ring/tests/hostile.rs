@@ -24,7 +24,7 @@ fn ring(headers: &[(usize, Record)], tail: u64) -> Heap {
 }
 
 fn first(heap: &Heap, head: u64) -> Result<Option<Record>, Corrupt> {
-    let mut cursor = ConsumerCursor { head, cached_tail: head };
+    let mut cursor = ConsumerCursor { head, cached_tail: head, base: 0 };
     Consumer::new(heap.channel(), &mut cursor).next().map(|message| message.map(|message| message.record))
 }
 
@@ -102,6 +102,22 @@ fn padding_with_nothing_behind_it() {
 }
 
 #[test]
+fn any_base_leads_into_the_ring() {
+    for base in [0, 1, 63, 64, SIZE - 64, SIZE, u64::MAX, 1 << 63, u64::MAX - SIZE] {
+        let heap = ring(&[], SIZE);
+        heap.base.store(base, Ordering::Release);
+        assert_eq!(first(&heap, 0), Ok(Some(of_len(0))), "{base}");
+        // The last place in the ring has room for a header alone.
+        let last = SIZE - 64;
+        heap.scribble(last as usize, of_len(1).as_bytes());
+        heap.base.store(base.wrapping_sub(last) & !63, Ordering::Release);
+        heap.tail.store(base.wrapping_add(SIZE) & !63, Ordering::Release);
+        let position = base & !63;
+        assert_eq!(first(&heap, position), Err(Corrupt::Length { position, len: 1 }), "{base}");
+    }
+}
+
+#[test]
 fn a_message_is_what_was_checked() {
     let heap = ring(&[(0, of_len(64))], 128);
     let mut cursor = ConsumerCursor::default();
@@ -138,14 +154,15 @@ fn cursors_from_shared_memory_stay_in_bounds() {
     let heap = Heap::new(SIZE as usize);
     for position in [1, 63, SIZE - 1, u64::MAX, u64::MAX - 64, 1 << 63] {
         for cached in [0, 1, position, u64::MAX, position.wrapping_sub(SIZE)] {
-            let mut cursor = ProducerCursor { tail: position, cached_head: cached };
+            let mut cursor = ProducerCursor { tail: position, cached_head: cached, base: cached };
             let mut producer = Producer::new(heap.channel(), &mut cursor);
             for len in [0, 1, 64, 1000, SIZE as u32 / 2 - 64] {
                 if let Ok(mut slot) = producer.reserve(&of_len(len)) {
                     slot.write(0, &vec![1; len as usize]);
                 }
             }
-            let mut cursor = ConsumerCursor { head: position, cached_tail: cached };
+            heap.base.store(position.rotate_left(7), Ordering::Relaxed);
+            let mut cursor = ConsumerCursor { head: position, cached_tail: cached, base: cached };
             let mut consumer = Consumer::new(heap.channel(), &mut cursor);
             for _ in 0..8 {
                 if let Ok(Some(message)) = consumer.next() {

@@ -4,14 +4,15 @@
 //! A lost kick or token shows as a deadlock, which loom reports; a missing barrier as a wrong value.
 #![cfg(loom)]
 
-use freena_shm_ring::cursor::{ConsumerCursor, ProducerCursor};
+use freena_shm_ring::cursor::{ConsumerCursor, ProducerCursor, REBASE_AT};
 use freena_shm_ring::{kick, wake};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use loom::sync::{Arc, Condvar, Mutex, Notify};
 use loom::thread;
 
-const SLOT: u64 = 64;
+/// As much as makes starting anew worth it.
+const SLOT: u64 = REBASE_AT;
 const SIZE: u64 = 2 * SLOT;
 
 /// A ring of two slots; the cells let loom see an access that no position guards.
@@ -19,6 +20,7 @@ struct Ring {
     slots: [UnsafeCell<u64>; 2],
     tail: AtomicU64,
     head: AtomicU64,
+    base: AtomicU64,
 }
 
 impl Ring {
@@ -27,11 +29,12 @@ impl Ring {
             slots: [UnsafeCell::new(0), UnsafeCell::new(0)],
             tail: AtomicU64::new(0),
             head: AtomicU64::new(0),
+            base: AtomicU64::new(0),
         }
     }
 
-    fn slot(&self, position: u64) -> &UnsafeCell<u64> {
-        &self.slots[(position / SLOT % 2) as usize]
+    fn slot(&self, base: u64, position: u64) -> &UnsafeCell<u64> {
+        &self.slots[(position.wrapping_sub(base) / SLOT % 2) as usize]
     }
 
     /// Writes without publishing; false when full.
@@ -40,18 +43,18 @@ impl Ring {
             return false;
         }
         // SAFETY: the slot is free, nobody reads it; loom checks that.
-        self.slot(cursor.tail).with_mut(|slot| unsafe { *slot = value });
+        self.slot(cursor.base, cursor.tail).with_mut(|slot| unsafe { *slot = value });
         cursor.tail += SLOT;
         true
     }
 
     /// Takes and gives back.
     fn get(&self, cursor: &mut ConsumerCursor) -> Option<u64> {
-        if cursor.available(&self.tail, SIZE).unwrap() == 0 {
+        if cursor.available(&self.tail, &self.base, SIZE).unwrap() == 0 {
             return None;
         }
         // SAFETY: the slot is published, nobody writes it; loom checks that.
-        let value = self.slot(cursor.head).with(|slot| unsafe { *slot });
+        let value = self.slot(cursor.base, cursor.head).with(|slot| unsafe { *slot });
         cursor.head += SLOT;
         cursor.release(&self.head);
         Some(value)
@@ -92,6 +95,42 @@ fn records_arrive_once_and_in_order_through_a_full_ring() {
             assert_eq!(value, expected);
         }
         producer.join().unwrap();
+    });
+}
+
+#[test]
+fn records_arrive_once_and_in_order_where_the_producer_starts_anew() {
+    loom::model(|| {
+        let ring = Arc::new(Ring::new());
+        let producer = {
+            let ring = ring.clone();
+            thread::spawn(move || {
+                let mut cursor = ProducerCursor::default();
+                for value in 1..=4 {
+                    loop {
+                        cursor.rebase(&ring.head, &ring.base, SIZE);
+                        if ring.put(&mut cursor, value) {
+                            break;
+                        }
+                        thread::yield_now();
+                    }
+                    cursor.publish(&ring.tail);
+                }
+                cursor.base
+            })
+        };
+        let mut cursor = ConsumerCursor::default();
+        for expected in 1..=4 {
+            let value = loop {
+                match ring.get(&mut cursor) {
+                    Some(value) => break value,
+                    None => thread::yield_now(),
+                }
+            };
+            assert_eq!(value, expected);
+        }
+        let base = producer.join().unwrap();
+        assert_eq!(ring.base.load(Ordering::Relaxed), base);
     });
 }
 

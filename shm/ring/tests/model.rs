@@ -4,10 +4,11 @@
 mod support;
 
 use freena_shm_abi::record::{MAX_PAYLOAD, Record};
-use freena_shm_ring::cursor::{ConsumerCursor, ProducerCursor};
+use freena_shm_ring::cursor::{ConsumerCursor, ProducerCursor, REBASE_AT};
 use freena_shm_ring::ring::Refused;
 use freena_shm_ring::{Consumer, Producer};
 use proptest::prelude::*;
+use std::sync::atomic::Ordering;
 use support::heap::Heap;
 use support::operation::{LONGEST, Operation, parse, run};
 
@@ -15,8 +16,8 @@ fn operation(longest: u32) -> impl Strategy<Value = Operation> {
     prop_oneof![
         3 => (0..=longest).prop_map(Operation::Reserve),
         1 => (0..=256_u32.min(longest)).prop_map(Operation::Reserve),
-        2 => (0..=256_u32.min(longest)).prop_map(Operation::ReserveFirst),
         3 => Just(Operation::Publish),
+        2 => Just(Operation::BeginBatch),
         4 => Just(Operation::Next),
         2 => Just(Operation::Release),
         1 => any::<u8>().prop_map(Operation::Rewind),
@@ -67,41 +68,68 @@ fn wraps_around_many_times() {
     }
 }
 
+/// A batch of `count` records of 100 bytes, each with its number.
+fn batch(heap: &Heap, tail: &mut ProducerCursor, count: u64) {
+    let mut producer = Producer::new(heap.channel(), tail);
+    producer.begin_batch();
+    for timestamp in 0..count {
+        let record = Record { len: 100, timestamp, ..Record::default() };
+        producer.reserve(&record).unwrap_or_else(|why| panic!("record {timestamp} of {count}: {why:?}"));
+    }
+    producer.publish();
+}
+
 #[test]
-fn a_consumer_that_keeps_up_sees_half_of_the_ring_at_most() {
-    const SIZE: u64 = 4096;
+fn a_consumer_that_keeps_up_sees_the_start_of_the_ring_only() {
+    const SIZE: u64 = 65_536;
+    const FOOTPRINT: u64 = 192;
     let heap = Heap::new(SIZE as usize);
     let (mut tail, mut head) = (ProducerCursor::default(), ConsumerCursor::default());
     let mut consumer = Consumer::new(heap.channel(), &mut head);
-    let record = Record { len: 100, ..Record::default() };
-    let mut batch = |count| {
-        for number in 0..count {
-            let mut producer = Producer::new(heap.channel(), &mut tail);
-            let slot = if number == 0 { producer.reserve_first(&record) } else { producer.reserve(&record) };
-            slot.unwrap_or_else(|why| panic!("record {number} of {count}: {why:?}"));
-            producer.publish();
-        }
-    };
+    let start = heap.data.addr();
     let mut highest = 0;
-    for _ in 0..100 {
-        batch(3);
+    for _ in 0..200 {
+        batch(&heap, &mut tail, 3);
         for _ in 0..3 {
             let message = consumer.next().expect("honest").expect("three records");
-            highest = highest.max((message.end - 1) % SIZE);
+            highest = highest.max((message.as_ptr().addr() - start) as u64);
         }
         consumer.release();
     }
-    assert!(highest < SIZE / 2 + 3 * 192, "{highest}");
-    // It stops wherever it is: half a ring can be written all the same.
-    for read_on in 0..20 {
-        batch(1);
-        consumer.next().expect("honest").expect("a record");
+    assert!(highest < REBASE_AT + 3 * FOOTPRINT, "{highest}");
+    // Wherever it stops, a whole ring can be written.
+    for already in 0..20 {
+        batch(&heap, &mut tail, already);
+        std::iter::from_fn(|| consumer.next().expect("honest")).for_each(drop);
         consumer.release();
-        batch(SIZE / 2 / 192);
-        let left = std::iter::from_fn(|| consumer.next().expect("honest")).count();
-        assert_eq!(left as u64, SIZE / 2 / 192, "{read_on}");
+        // One less, since a record does not wrap.
+        batch(&heap, &mut tail, SIZE / FOOTPRINT - 1);
+        let left = std::iter::from_fn(|| consumer.next().expect("honest"));
+        assert!(left.map(|message| message.record.timestamp).eq(0..SIZE / FOOTPRINT - 1), "{already}");
         consumer.release();
     }
+}
+
+#[test]
+fn a_ring_that_is_not_empty_goes_on_where_it_is() {
+    let heap = Heap::new(65_536);
+    let (mut tail, mut head) = (ProducerCursor::default(), ConsumerCursor::default());
+    batch(&heap, &mut tail, 100);
+    let mut consumer = Consumer::new(heap.channel(), &mut head);
+    for _ in 0..99 {
+        consumer.next().expect("honest").expect("a hundred records");
+    }
+    consumer.release();
+    batch(&heap, &mut tail, 1);
+    assert_eq!(heap.base.load(Ordering::Relaxed), 0, "one is left");
+    assert_eq!(std::iter::from_fn(|| consumer.next().expect("honest")).count(), 2);
+    batch(&heap, &mut tail, 1);
+    assert_eq!(heap.base.load(Ordering::Relaxed), 0, "taken but not released");
+    consumer.release();
+    assert!(consumer.next().expect("honest").is_some());
+    consumer.release();
+    batch(&heap, &mut tail, 1);
+    assert_eq!(heap.base.load(Ordering::Relaxed), 102 * 192);
 }
 
 #[test]
@@ -156,7 +184,8 @@ fn a_slot_keeps_its_bounds() {
 
 #[test]
 fn two_threads_hand_over_every_record() {
-    let heap = Heap::new(1024);
+    // Large enough to start anew in, small enough to be full.
+    let heap = Heap::new(16_384);
     let records = if cfg!(miri) { 60 } else { 200_000_u64 };
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -164,6 +193,7 @@ fn two_threads_hand_over_every_record() {
             let mut producer = Producer::new(heap.channel(), &mut cursor);
             for number in 0..records {
                 let record = Record { len: (number % 200) as u32, timestamp: number, ..Record::default() };
+                producer.begin_batch();
                 let mut slot = loop {
                     match producer.reserve(&record) {
                         Ok(slot) => break slot,

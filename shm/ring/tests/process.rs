@@ -167,9 +167,10 @@ fn a_scribbling_process_harms_only_itself() {
                 0..4 => {
                     (tx_tail, page.tx_head.0.load(Ordering::Relaxed).wrapping_add(random >> 20 & 0xf_ffc0))
                 }
-                4..8 => {
-                    (rx_head, page.rx[0].tail.0.load(Ordering::Relaxed).wrapping_sub(random >> 20 & 0x1ffc0))
-                }
+                4..8 => (
+                    rx_head,
+                    page.rx[0].produced.0.tail.load(Ordering::Relaxed).wrapping_sub(random >> 20 & 0x1ffc0),
+                ),
                 8 => (if random & 256 == 0 { tx_tail } else { rx_head }, next_state(&mut state)),
                 9 => ((random >> 8) as usize % (PAGE / 8), next_state(&mut state)),
                 10 => ((random >> 8) as usize % (length / 8), next_state(&mut state)),

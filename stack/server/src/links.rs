@@ -96,7 +96,7 @@ pub fn open(name: &str, args: &Args, network: &Network) -> Result<(Interface, Ve
         },
     };
     // A raw link hands over super-packets whole.
-    let budget = if matches!(steering, Steering::Xdp(_)) { 128 } else { 8 };
+    let budget = if matches!(steering, Steering::Xdp(_)) { 128 } else { 4 };
     let sees_all = steering.is_none();
     let mut ports = Vec::new();
     for link in links {

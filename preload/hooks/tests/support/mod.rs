@@ -458,7 +458,7 @@ impl Carried {
 
     fn has_unread(&self) -> bool {
         let page = self.mapping.page();
-        page.rx[1].tail.0.load(Ordering::Relaxed) != page.rx[1].head.0.load(Ordering::Acquire)
+        page.rx[1].produced.0.tail.load(Ordering::Relaxed) != page.rx[1].head.0.load(Ordering::Acquire)
     }
 
     fn send_token_if_wanted(&self) {

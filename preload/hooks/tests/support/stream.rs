@@ -353,7 +353,7 @@ impl Flow {
 
     fn has_unread(&self) -> bool {
         let ring = &self.mapping.page().rx[0];
-        ring.tail.0.load(Ordering::Relaxed) != ring.head.0.load(Ordering::Acquire)
+        ring.produced.0.tail.load(Ordering::Relaxed) != ring.head.0.load(Ordering::Acquire)
     }
 
     /// Room in the receive ring.

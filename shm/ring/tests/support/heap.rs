@@ -1,17 +1,20 @@
 //! A ring in memory of this process, for what must run without a memfd (miri, the fuzzer).
 
-use freena_shm_ring::Channel;
+use freena_shm_ring::{Channel, Words};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::sync::atomic::AtomicU64;
 
 /// Ring bytes and both words.
 pub struct Heap {
-    data: *mut u8,
+    /// Its first byte.
+    pub data: *mut u8,
     layout: Layout,
     /// Written by the producer.
     pub tail: AtomicU64,
     /// Written by the consumer.
     pub head: AtomicU64,
+    /// Written by the producer.
+    pub base: AtomicU64,
 }
 
 // SAFETY: the bytes are reached only through channels, whose users keep to one producer and one consumer.
@@ -29,14 +32,17 @@ impl Heap {
         if data.is_null() {
             handle_alloc_error(layout);
         }
-        Heap { data, layout, tail: AtomicU64::new(0), head: AtomicU64::new(0) }
+        Heap { data, layout, tail: AtomicU64::new(0), head: AtomicU64::new(0), base: AtomicU64::new(0) }
     }
 
     /// The ring.
     pub fn channel(&self) -> Channel<'_> {
         // SAFETY: allocated with this size and an alignment of 64, freed when `self` is dropped; each test makes one
         // producer and one consumer.
-        unsafe { Channel::new(self.data, self.layout.size() as u64, &self.tail, &self.head) }
+        unsafe {
+            let words = Words { tail: &self.tail, head: &self.head, base: &self.base };
+            Channel::new(self.data, self.layout.size() as u64, words)
+        }
     }
 
     /// Overwrites bytes of the ring behind the back of both sides.

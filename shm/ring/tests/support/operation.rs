@@ -2,7 +2,7 @@
 
 use super::heap::Heap;
 use freena_shm_abi::record::{MAX_PAYLOAD, Record};
-use freena_shm_ring::cursor::{ConsumerCursor, ProducerCursor};
+use freena_shm_ring::cursor::{ConsumerCursor, ProducerCursor, REBASE_AT};
 use freena_shm_ring::ring::Refused;
 use freena_shm_ring::{Consumer, Producer};
 use std::collections::VecDeque;
@@ -14,8 +14,8 @@ use std::sync::atomic::Ordering;
 pub enum Operation {
     /// Producer: reserve a record with this many payload bytes and fill it.
     Reserve(u32),
-    /// Producer: the same, as the first of a batch.
-    ReserveFirst(u32),
+    /// Producer: begin a batch, where everything reserved is published.
+    BeginBatch,
     /// Producer: publish everything reserved.
     Publish,
     /// Consumer: take a record.
@@ -41,13 +41,10 @@ pub fn parse(bytes: &[u8]) -> (usize, Vec<Operation>) {
                 let Some((len, tail)) = rest.split_first_chunk::<2>() else { break };
                 rest = tail;
                 // The high bits of the code reach the lengths that two bytes do not.
-                let len = (u32::from(u16::from_le_bytes(*len)) + u32::from(code >> 3) * 7).min(LONGEST);
-                if code % 8 == 2 && code & 0x80 != 0 {
-                    Operation::ReserveFirst(len)
-                } else {
-                    Operation::Reserve(len)
-                }
+                let len = u32::from(u16::from_le_bytes(*len)) + u32::from(code >> 3) * 7;
+                Operation::Reserve(len.min(LONGEST))
             }
+            3 if code & 0x80 != 0 => Operation::BeginBatch,
             3 => Operation::Publish,
             4 | 5 => Operation::Next,
             6 => Operation::Release,
@@ -114,16 +111,23 @@ pub fn run(size: usize, operations: &[Operation]) {
     let (mut reserved, mut published, mut taken) =
         (Vec::<Entry>::new(), VecDeque::<Entry>::new(), Vec::<Entry>::new());
     let (mut end, mut published_end, mut released) = (0_u64, 0_u64, 0_u64);
+    // Position of the byte at the start of the ring.
+    let mut base = 0_u64;
 
     for &operation in operations {
         match operation {
-            Operation::Reserve(len) | Operation::ReserveFirst(len) => {
+            Operation::BeginBatch => {
+                if reserved.is_empty() {
+                    producer.begin_batch();
+                    if end == released && (end - base) % size >= REBASE_AT {
+                        base = end;
+                    }
+                }
+            }
+            Operation::Reserve(len) => {
                 let need = 64 + u64::from(len).div_ceil(64) * 64;
-                let left = size - end % size;
-                let is_first = matches!(operation, Operation::ReserveFirst(_));
-                // Half of the ring is free before what the consumer has still to read.
-                let restart = is_first && end % size >= size / 2 + (end - released);
-                let pad = if restart || left < need { left } else { 0 };
+                let left = size - (end - base) % size;
+                let pad = if left < need { left } else { 0 };
                 let expected = if len as usize > MAX_PAYLOAD || need * 2 > size {
                     Err(Refused::TooLong)
                 } else if end - released + pad + need > size {
@@ -132,10 +136,7 @@ pub fn run(size: usize, operations: &[Operation]) {
                     Ok(len as usize)
                 };
                 let entry = Entry { number, len, end: end + pad + need };
-                let mut slot = match is_first {
-                    true => producer.reserve_first(&entry.record()),
-                    false => producer.reserve(&entry.record()),
-                };
+                let mut slot = producer.reserve(&entry.record());
                 assert_eq!(slot.as_ref().map(|slot| slot.len()).map_err(|why| *why), expected);
                 if let Ok(slot) = &mut slot {
                     // In two parts, for the offset.
@@ -183,5 +184,6 @@ pub fn run(size: usize, operations: &[Operation]) {
         }
         assert_eq!(heap.tail.load(Ordering::Relaxed), published_end);
         assert_eq!(heap.head.load(Ordering::Relaxed), released);
+        assert_eq!(heap.base.load(Ordering::Relaxed), base);
     }
 }

@@ -41,17 +41,9 @@ impl Idle {
         }
     }
 
-    /// Lets a program run that does not keep up with what it is sent: it may be waiting for this very core, and what
-    /// arrives meanwhile waits in the link.
-    pub(super) fn give_way(&self) {
-        if self.mode != PollMode::Busy {
-            std::thread::yield_now();
-        }
-    }
-
-    /// One round of spinning. Yields, since on a machine with few cores the program that is to send or receive next may be
+    /// One round of spinning, for something that a program is to do. Yields, since on a machine with few cores it may be
     /// waiting for this very core.
-    pub(super) fn spin(&self) {
+    pub(super) fn give_way(&self) {
         match self.mode {
             PollMode::Busy => std::hint::spin_loop(),
             PollMode::Adaptive | PollMode::Interrupt => std::thread::yield_now(),

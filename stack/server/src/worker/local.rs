@@ -39,6 +39,9 @@ impl Worker {
         let (from, mut tx) = (sender.socket.clone(), sender.tx);
         let to = self.table.get_mut(receiver)?;
         let mut producer = Producer::new(to.socket.memory.rx(self.setup.index), &mut to.rx);
+        if !to.dirty {
+            producer.begin_batch();
+        }
         let mut consumer = Consumer::new(from.memory.tx(), &mut tx);
         let template = arrival(&flow);
         let (mut message, mut records, mut sent, mut dropped) = (*first, 0, 0, 0);

@@ -11,6 +11,7 @@ mod addresses;
 mod companion;
 mod idle;
 mod local;
+mod pace;
 mod path;
 mod receive;
 mod streams;
@@ -195,8 +196,8 @@ pub struct Worker {
     turns: u64,
     busy_turns: u64,
     sleeps: u64,
-    /// Whether a program reads more slowly than its ring fills.
-    pressed: bool,
+    /// Sockets whose rings have filled in this turn.
+    pressed: Vec<SocketKey>,
     stopping: bool,
 }
 
@@ -234,7 +235,7 @@ impl Worker {
             turns: 0,
             busy_turns: 0,
             sleeps: 0,
-            pressed: false,
+            pressed: Vec::new(),
             stopping: false,
             setup,
         })
@@ -257,9 +258,7 @@ impl Worker {
             if work > 0 {
                 self.busy_turns += 1;
                 idle.worked(self.now);
-                if mem::take(&mut self.pressed) {
-                    idle.give_way();
-                }
+                self.give_way_to_readers(&idle);
                 if until_look > 0 {
                     until_look -= 1;
                     continue;
@@ -278,7 +277,7 @@ impl Worker {
                 self.sleep();
                 idle.woke();
             } else if work == 0 {
-                idle.spin();
+                idle.give_way();
             }
         }
     }

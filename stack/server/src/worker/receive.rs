@@ -7,6 +7,7 @@
 //! fragments are reassembled here, and the companion's filter keeps the kernel's own copy of the datagram out.
 
 use super::addresses::Locals;
+use super::pace;
 use super::path::Paths;
 use super::streams::Streams;
 use super::table::Table;
@@ -66,8 +67,9 @@ impl Worker {
             let memory = &local.socket.memory;
             let mut producer = Producer::new(memory.rx(ring), &mut local.rx);
             producer.publish();
-            let half = u64::from(memory.sizes().rx) / 2;
-            self.pressed |= producer.free(half as usize) < half;
+            if producer.reach() >= pace::NEAR {
+                self.pressed.push(key);
+            }
             let wake = &memory.page().rx_wake.0;
             if wake::take_request(&wake.token) || wants_edge(wake) {
                 send_token(&local.socket);
@@ -203,35 +205,23 @@ impl Delivery<'_> {
         };
         let mut producer = Producer::new(local.socket.memory.rx(self.ring), &mut local.rx);
         let stats = &local.socket.stats;
-        let (mut delivered, mut dropped) = (0, 0);
-        let mut is_first = !local.dirty;
-        let mut put = |payload: &[u8]| {
-            record.len = payload.len() as u32;
-            let slot = match std::mem::take(&mut is_first) {
-                true => producer.reserve_first(&record),
-                false => producer.reserve(&record),
-            };
-            match slot {
-                Ok(mut slot) => {
-                    slot.write(0, payload);
-                    delivered += 1;
-                }
-                Err(_) => dropped += 1,
-            }
+        // Several datagrams that came together stay together: one copy, one record. Who has not asked for `UDP_GRO` reads them
+        // one at a time.
+        record.len = datagram.payload.len() as u32;
+        record.segment = datagram.segment;
+        let count = match usize::from(datagram.segment) {
+            0 => 1,
+            segment => datagram.payload.len().div_ceil(segment) as u64,
         };
-        match datagram.segment {
-            0 => put(datagram.payload),
-            segment => datagram.payload.chunks(usize::from(segment)).for_each(&mut put),
+        if !local.dirty {
+            producer.begin_batch();
         }
-        if dropped > 0 {
-            stats.rx_dropped.add(dropped);
-        }
-        if delivered > 0 {
-            stats.rx_fast.add(delivered);
-            if !local.dirty {
-                local.dirty = true;
-                self.table.dirty.push(datagram.socket);
-            }
+        let Ok(mut slot) = producer.reserve(&record) else { return stats.rx_dropped.add(count) };
+        slot.write(0, datagram.payload);
+        stats.rx_fast.add(count);
+        if !local.dirty {
+            local.dirty = true;
+            self.table.dirty.push(datagram.socket);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A worker's view of the sockets.
 
+use super::pace::Pace;
 use super::transmit::Resume;
 use crate::socket::Socket;
 use freena_shm_ring::cursor::{ConsumerCursor, ProducerCursor};
@@ -17,6 +18,8 @@ pub(super) struct Local {
     pub(super) rx: ProducerCursor,
     /// Whether records wait to be published in it.
     pub(super) dirty: bool,
+    /// How its program keeps up with it.
+    pub(super) pace: Pace,
     /// Position in the transmit ring (home worker only).
     pub(super) tx: ConsumerCursor,
     /// Whether the transmit ring is looked at in every turn.
@@ -38,6 +41,7 @@ impl Local {
             binding,
             rx: ProducerCursor::default(),
             dirty: false,
+            pace: Pace::default(),
             tx: ConsumerCursor::default(),
             active: false,
             unread: false,

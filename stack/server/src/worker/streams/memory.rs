@@ -9,7 +9,7 @@ use super::table::Connection;
 use super::{Worker, generation, programs};
 use crate::sys;
 use freena_shm_abi::socket::rx_offset;
-use freena_shm_ring::stream::REBASE_AT;
+use freena_shm_ring::cursor::REBASE_AT;
 use freena_tcp::Handle;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
