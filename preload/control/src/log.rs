@@ -1,6 +1,6 @@
 //! Reasons in words, on stderr, without allocating.
 
-use crate::{settings, sys};
+use crate::{confined, settings, sys};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,11 +21,27 @@ impl Write for Line {
     }
 }
 
+/// Whether a peer reads what is written to the standard error: servers put their client's connection there (inetd(8), vsftpd), into
+/// whose bytes ours must not come. A journal's socket is one of Unix.
+fn is_talked_to() -> bool {
+    if sys::mode(2).is_ok_and(|mode| mode & libc::S_IFMT != libc::S_IFSOCK) {
+        return false;
+    }
+    // SAFETY: plain data, valid when zero.
+    let mut address: libc::sockaddr_storage = unsafe { core::mem::zeroed() };
+    confined::is_confined()
+        || sys::getsockname(2, &mut address).is_err()
+        || i32::from(address.ss_family) != libc::AF_UNIX
+}
+
 fn write(words: fmt::Arguments<'_>) {
     let mut line = Line { bytes: [0; 512], len: 0 };
     let _ = line.write_str("freena: ");
     let _ = line.write_fmt(words);
     line.bytes[line.len] = b'\n';
+    if is_talked_to() {
+        return;
+    }
     let _ = sys::write(2, &line.bytes[..=line.len]);
 }
 

@@ -5,6 +5,7 @@
 
 use crate::{client, exclusive, sys};
 use core::cell::Cell;
+use core::ffi::c_long;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
@@ -92,6 +93,19 @@ fn start_afresh(word: &AtomicU32) -> u32 {
     let pid = sys::getpid();
     word.store(pid, Ordering::Relaxed);
     pid
+}
+
+/// Does around a clone(2) that forks what the C library does around a fork(2), which it does not know as one. `fork` gives 0 in
+/// the child.
+pub fn around_fork(fork: impl FnOnce() -> c_long) -> c_long {
+    before_fork();
+    let result = fork();
+    if result == 0 {
+        after_fork_child()
+    } else {
+        after_fork_parent()
+    }
+    result
 }
 
 extern "C" fn before_fork() {

@@ -36,6 +36,10 @@ pub unsafe extern "C-unwind" fn syscall(
             };
             return confine(strict_or_filter, || next::syscall(number, a, b, c, d, e, f));
         }
+        // A new stack is where the child goes on, which never comes back to here.
+        if number == libc::SYS_clone && a as c_int & (libc::CLONE_VM | libc::CLONE_THREAD) == 0 && b == 0 {
+            return freena_preload_services::around_fork(|| next::syscall(number, a, b, c, d, e, f));
+        }
         if !concerns_framework(number, a) {
             return next::syscall(number, a, b, c, d, e, f);
         }

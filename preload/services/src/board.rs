@@ -79,7 +79,7 @@ fn map(path: &std::ffi::OsStr) -> Result<(), String> {
 }
 
 /// Says that this process uses the file. Without room it is not told of, while its flows are.
-extern "C" fn register() {
+pub(crate) extern "C" fn register() {
     let Some(head) = head() else { return };
     let own = sys::getpid();
     let place = |gone: bool| {

@@ -29,6 +29,8 @@ mod slot;
 pub mod stream;
 pub mod table;
 
+pub use owner::around_fork;
+
 use freena_preload_control::process;
 
 /// Reads the plan and loads its services; nothing happens without one. Called once, by the constructor, behind the interface's.

@@ -6,6 +6,7 @@
 
 use crate::courier;
 use crate::slot::Content;
+use core::ffi::c_long;
 use freena_preload_control::process;
 use std::ptr;
 use std::sync::Mutex;
@@ -26,6 +27,20 @@ pub(crate) struct Owner {
 pub(crate) fn start() {
     // SAFETY: the handlers are functions of this library, which is never unloaded.
     unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
+}
+
+/// As [`process::around_fork`], for flows too.
+pub fn around_fork(fork: impl FnOnce() -> c_long) -> c_long {
+    if !crate::table::is_active() {
+        return process::around_fork(fork);
+    }
+    before_fork();
+    let result = process::around_fork(fork);
+    after_fork();
+    if result == 0 {
+        crate::board::register();
+    }
+    result
 }
 
 extern "C" fn after_fork() {

@@ -1,14 +1,11 @@
 //! Numbers that nobody can guess.
 
-use std::fs::File;
-use std::io::{self, Read};
-
-/// 32 random bytes of the kernel's.
+/// 32 random bytes of the kernel's, by getrandom(2): a program may have locked itself in where no file is.
 ///
 /// # Errors
-/// `/dev/urandom` cannot be read.
-pub(crate) fn nonce() -> io::Result<[u8; 32]> {
+/// The kernel has none.
+pub(crate) fn nonce() -> Result<[u8; 32], getrandom::Error> {
     let mut nonce = [0; 32];
-    File::open("/dev/urandom")?.read_exact(&mut nonce)?;
+    getrandom::fill(&mut nonce)?;
     Ok(nonce)
 }

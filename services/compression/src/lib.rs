@@ -8,7 +8,9 @@ use freena_service_api::{
     Agreement, Figures, Info, Kind, Message, Mode, Passed, Promise, Refusal, Service, Setup, Trouble,
     Verdict, parameter,
 };
+use std::collections::BTreeMap;
 use std::fs;
+use std::sync::{Mutex, PoisonError};
 
 /// The message is as it was.
 const STORED: u8 = 0;
@@ -25,6 +27,27 @@ const MAX_DICTIONARY: u64 = 1024 * 1024;
 const PATIENCE: u32 = 4;
 /// Most messages that are not tried.
 const MAX_SKIP: u32 = 256;
+
+/// What is in a dictionary's file. Where it cannot be read any more, as after chroot(2), it is what was in it last.
+fn dictionary(path: &str) -> Result<Vec<u8>, String> {
+    static READ: Mutex<BTreeMap<String, Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = match fs::metadata(path) {
+        Ok(seen) if seen.len() > MAX_DICTIONARY => {
+            return Err(format!("found {} bytes, expected at most {MAX_DICTIONARY}", seen.len()));
+        }
+        Ok(_) => fs::read(path),
+        Err(error) => Err(error),
+    };
+    match (found, read.get(path)) {
+        (Ok(bytes), _) => {
+            read.insert(path.to_owned(), bytes.clone());
+            Ok(bytes)
+        }
+        (Err(_), Some(bytes)) => Ok(bytes.clone()),
+        (Err(error), None) => Err(error.to_string()),
+    }
+}
 
 struct Compression {
     codec: Codec,
@@ -125,13 +148,7 @@ impl Service for Compression {
     fn open(setup: &Setup<'_>) -> Result<(Self, Promise), Refusal> {
         let wrong = |why: String| Refusal::new(Trouble::Parameter, why);
         let path = setup.value("dictionary").unwrap_or("/dev/null");
-        let size = fs::metadata(path).map_err(|error| wrong(format!("dictionary {path}: {error}")))?.len();
-        if size > MAX_DICTIONARY {
-            return Err(wrong(format!(
-                "dictionary {path}: found {size} bytes, expected at most {MAX_DICTIONARY}"
-            )));
-        }
-        let dictionary = fs::read(path).map_err(|error| wrong(format!("dictionary {path}: {error}")))?;
+        let dictionary = dictionary(path).map_err(|why| wrong(format!("dictionary {path}: {why}")))?;
         let digest = fnv(&dictionary).to_be_bytes();
         let stream = setup.flow().kind() == Kind::Stream;
         let level = i32::try_from(setup.number("level")?).unwrap_or(3);

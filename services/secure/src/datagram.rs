@@ -10,9 +10,8 @@ use crate::hidden::Hidden;
 use crate::keys::Secret;
 use crate::window::Window;
 use freena_service_api::{Message, Passed, Trouble, Verdict};
+use ring::rand::{SecureRandom, SystemRandom};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 /// Bytes of an epoch.
@@ -214,8 +213,7 @@ impl Datagrams {
 }
 
 fn random(bytes: &mut [u8]) -> Result<(), Trouble> {
-    let read = File::open("/dev/urandom").and_then(|mut it| it.read_exact(bytes));
-    read.map_err(|_| Trouble::Fault)
+    SystemRandom::new().fill(bytes).map_err(|_| Trouble::Fault)
 }
 
 /// Forgets epochs that nobody believes in any more, if there are many.
