@@ -26,6 +26,28 @@ enum What {
     Streams(StreamsArgs),
     /// One listener of nginx for the clients of kernel TCP, framework TCP, SCTP and QUIC, against listeners of one protocol each
     Mixed(RunsArgs),
+    /// Services inserted into programs, against the same libraries called in their source; and TLS by openssl(1)
+    Services(ServicesArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct ServicesArgs {
+    /// Sizes of messages in bytes, 1 to 65536 [default: 64 to 65536 in steps of four]
+    #[arg(long, value_delimiter = ',', value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    sizes: Vec<u32>,
+
+    /// What carries the messages [default: both]
+    #[arg(long, value_name = "TRANSPORT")]
+    transport: Option<TransportName>,
+
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TransportName {
+    Tcp,
+    Udp,
 }
 
 /// What all benchmarks have.
@@ -171,6 +193,17 @@ pub(crate) fn bench(args: &BenchArgs) -> miette::Result<ExitCode> {
         What::Mixed(args) => {
             let report = bench::mixed(&args.apply(options)).map_err(|error| miette::miette!("{error}"))?;
             args.show(&report.table(), || report.to_json())
+        }
+        What::Services(args) => {
+            let transports = match args.transport {
+                None => bench::Transport::ALL.to_vec(),
+                Some(TransportName::Tcp) => vec![bench::Transport::Tcp],
+                Some(TransportName::Udp) => vec![bench::Transport::Udp],
+            };
+            let sizes: Vec<usize> = args.sizes.iter().map(|size| *size as usize).collect();
+            let report = bench::services(&args.common.apply(options), &transports, &sizes)
+                .map_err(|error| miette::miette!("{error}"))?;
+            args.common.show(&report.table(), || report.to_json(), |path| report.write_svg(path))
         }
     }
 }

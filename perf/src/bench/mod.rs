@@ -11,6 +11,8 @@
 //!
 //! And a listener that takes the peers of all protocols, against listeners of one each ([`mixed`]).
 //!
+//! And services inserted into programs, against the same libraries called in their source ([`services`]).
+//!
 //! A series that fails is reported with its reason, and the others go on.
 
 mod account;
@@ -23,6 +25,7 @@ mod process;
 mod progress;
 mod report;
 mod servers;
+mod services;
 mod streams;
 mod table;
 mod throughput;
@@ -37,6 +40,7 @@ pub use mixed::{Client, Listener, MixedPoint, MixedReport, mixed};
 pub use options::{Binaries, Hosts, Load, Options, Series, Wait};
 pub use plot::PlotError;
 pub use report::{Cost, Latency, LatencyPoint, Measured, Outcome, Report, Throughput, ThroughputPoint};
+pub use services::{ServicePoint, ServicesReport, Transport, services};
 pub use streams::{Case, StreamPoint, StreamReport, StreamRun, streams};
 pub use throughput::throughput;
 

@@ -29,6 +29,17 @@ pub enum Line {
     PingPong(PingPong),
     /// A client that gets files is done.
     Downloaded(Downloaded),
+    /// A receiver of messages that pass services is done.
+    Arrived(Arrival),
+}
+
+/// What a receiver of messages that pass services has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arrival {
+    /// Bytes of the messages behind the first.
+    pub bytes: u64,
+    /// Time from the first to the last.
+    pub nanoseconds: u64,
 }
 
 /// What a client that gets files has got.

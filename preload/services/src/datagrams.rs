@@ -85,11 +85,6 @@ impl Datagrams {
         self.error.take()
     }
 
-    /// Whether there is something that the socket has not taken, or a service has something to do later.
-    pub(crate) fn has_left(&self) -> bool {
-        self.kept.is_some() || self.enrolled
-    }
-
     /// Whether the socket has not taken everything.
     pub(crate) fn is_full(&self) -> bool {
         self.kept.is_some()

@@ -51,7 +51,11 @@ extern "C" fn before_fork() {
     courier::before_fork();
     crate::table::each(|slot| {
         // Nobody is at work on it then.
-        let locked = slot.lock_own::<Content>();
+        let mut locked = slot.lock_own::<Content>();
+        if let Ok(Content::Datagrams(datagrams)) = locked.as_deref_mut() {
+            // What services have to do later is the affair of the process that uses it first, not of this one's courier.
+            datagrams.enrolled = false;
+        }
         slot.owner(Owner::share);
         drop(locked);
     });

@@ -188,7 +188,7 @@ impl Slot {
         let has = self.owner(Owner::has) == Some(true);
         let left = match &*locked {
             Content::Stream(stream) => stream.has_left(),
-            Content::Datagrams(datagrams) => datagrams.has_left(),
+            Content::Datagrams(datagrams) => datagrams.is_full(),
         };
         if has || left && self.owner(Owner::take) == Some(true) { Ok(locked) } else { Err(Errno(libc::EIO)) }
     }

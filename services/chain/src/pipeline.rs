@@ -91,6 +91,11 @@ impl Pipeline {
         self.instances.iter().any(Instance::may_restore)
     }
 
+    /// Whether the program may get more bytes than the peer has sent.
+    pub(crate) fn may_inflate(&self) -> bool {
+        self.instances.iter().any(|it| it.promise().inflated > 0 || it.may_restore())
+    }
+
     pub(crate) fn instances(&mut self) -> &mut [Instance] {
         &mut self.instances
     }

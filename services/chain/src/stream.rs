@@ -134,6 +134,15 @@ impl StreamFlow {
         self.out().wishes()
     }
 
+    /// Whether [`StreamFlow::open`] may append more bytes than it is given.
+    pub fn may_inflate(&self) -> bool {
+        let coming = match &self.pending_change {
+            Some(Pending::Agreeing { agreement, .. }) => agreement.pipeline.may_inflate(),
+            _ => false,
+        };
+        coming || self.agreement.pipeline.may_inflate()
+    }
+
     /// The figures of all services.
     pub fn figures(&mut self) -> Vec<Figure> {
         self.out_mut().figures()

@@ -199,7 +199,7 @@ unsafe fn receive(fd: c_int, buffers: &[iovec], flags: c_int) -> Outcome {
         return Err(errno(libc::EINVAL));
     }
     let room: usize = buffers.iter().map(|it| it.iov_len).sum();
-    let (mut done, since) = (0, sys::monotonic());
+    let (mut done, mut since) = (0, None);
     loop {
         // SAFETY: the caller's.
         match unsafe { turn(fd, buffers, room, &mut done, flags) } {
@@ -208,6 +208,7 @@ unsafe fn receive(fd: c_int, buffers: &[iovec], flags: c_int) -> Outcome {
             Ok(Turn::Plain) => return unsafe { plain(fd, buffers, flags) },
             Ok(Turn::Wait(need, deadline)) => {
                 let before = sys::errno();
+                let since = *since.get_or_insert_with(sys::monotonic);
                 if let Err(error) = until_there(fd, need, since, deadline) {
                     sys::set_errno(before);
                     return if done > 0 { Ok(done as isize) } else { Err(error.into()) };
@@ -234,7 +235,9 @@ unsafe fn turn(
         return Ok(Turn::Done(0));
     }
     loop {
-        match stream.look(fd)? {
+        // A look ahead takes nothing, and one that is to give more than there is goes on looking.
+        let takes = flags & (libc::MSG_PEEK | libc::MSG_WAITALL) == 0 && stream.own_low_water <= 1;
+        match stream.look_for(fd, if takes { room } else { 0 })? {
             Found::Plain => return Ok(Turn::Plain),
             Found::End => return Ok(Turn::Done(*done)),
             Found::Bytes => {

@@ -137,7 +137,7 @@ pub(super) unsafe fn push(fd: c_int, buffers: &[iovec], flags: c_int) -> Outcome
         return Err(errno(if zero_copy { libc::ENOBUFS } else { libc::EOPNOTSUPP }));
     }
     let total: usize = buffers.iter().map(|it| it.iov_len).sum();
-    let (mut done, since) = (0, sys::monotonic());
+    let (mut done, mut since) = (0, None);
     while done < total {
         // SAFETY: the caller's.
         match unsafe { turn(fd, buffers, done, flags) } {
@@ -153,6 +153,7 @@ pub(super) unsafe fn push(fd: c_int, buffers: &[iovec], flags: c_int) -> Outcome
                 } else if flags & libc::MSG_DONTWAIT != 0 || below::is_nonblocking(fd) {
                     Err(Errno(libc::EAGAIN))
                 } else {
+                    let since = *since.get_or_insert_with(sys::monotonic);
                     wait(fd, events, libc::SO_SNDTIMEO, since, deadline)
                 };
                 match waits {
@@ -179,34 +180,37 @@ unsafe fn turn(fd: c_int, buffers: &[iovec], done: usize, flags: c_int) -> Resul
     let held = table::hold(fd).ok_or(libc::EBADF)?;
     let mut stream = held.lock().map_err(|Errno(errno)| errno)?;
     let (mut skip, mut room) = (done, SHARE);
-    let slices: Vec<IoSlice<'_>> = buffers
-        .iter()
-        .filter_map(|it| {
-            let start = skip.min(it.iov_len);
-            skip -= start;
-            let take = (it.iov_len - start).min(room);
-            room -= take;
-            // SAFETY: the program's buffer has `start + take` bytes.
-            (take > 0).then(|| unsafe {
-                IoSlice::new(std::slice::from_raw_parts(it.iov_base.cast::<u8>().add(start), take))
-            })
+    let mut slices = buffers.iter().filter_map(|it| {
+        let start = skip.min(it.iov_len);
+        skip -= start;
+        let take = (it.iov_len - start).min(room);
+        room -= take;
+        // SAFETY: the program's buffer has `start + take` bytes.
+        (take > 0).then(|| unsafe {
+            IoSlice::new(std::slice::from_raw_parts(it.iov_base.cast::<u8>().add(start), take))
         })
-        .collect();
-    let taken = stream.take(fd, &slices, flags)?;
-    let (busy, deadline, interest) = (stream.is_busy(), stream.deadline(), stream.interest());
-    drop(stream);
-    if busy {
-        courier::enrol(fd);
-    }
-    Ok(match taken {
+    });
+    let taken = match buffers {
+        // What nearly all calls have is not gathered.
+        [_] => stream.take(fd, slices.next().as_slice(), flags)?,
+        _ => stream.take(fd, &slices.collect::<Vec<_>>(), flags)?,
+    };
+    let turn = match taken {
         Taken::Bytes(count) => Turn::Taken(count),
         Taken::Plain => Turn::Plain,
         Taken::Full => Turn::Wait(libc::POLLOUT, u64::MAX),
         Taken::Agreement => {
-            Turn::Wait(libc::POLLIN | interest, deadline.min(sys::monotonic().saturating_add(GLANCE)))
+            let glance = sys::monotonic().saturating_add(GLANCE);
+            Turn::Wait(libc::POLLIN | stream.interest(), stream.deadline().min(glance))
         }
         Taken::Until(at) => Turn::Wait(0, at),
-    })
+    };
+    let busy = stream.is_busy();
+    drop(stream);
+    if busy {
+        courier::enrol(fd);
+    }
+    Ok(turn)
 }
 
 /// Without services after all.

@@ -7,6 +7,9 @@ use freena_preload_control::sys::{self, Errno};
 use freena_service_chain::State;
 use libc::{MSG_PEEK, MSG_TRUNC, iovec};
 
+/// A program that has less room than this for what it reads is given what a look shows.
+const LEAST_TAKEN: usize = 4096;
+
 /// What a look for something to read has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -26,6 +29,14 @@ impl Stream {
     /// # Errors
     /// The socket's error, or why the flow is over.
     pub(crate) fn look(&mut self, fd: c_int) -> Result<Found, c_int> {
+        self.look_for(fd, 0)
+    }
+
+    /// As [`Stream::look`], for a program that takes `room` bytes of what is found at once.
+    ///
+    /// # Errors
+    /// As [`Stream::look`].
+    pub(crate) fn look_for(&mut self, fd: c_int, room: usize) -> Result<Found, c_int> {
         let now = sys::monotonic();
         loop {
             if !self.plain.is_empty() {
@@ -38,7 +49,7 @@ impl Stream {
                 return Err(errno);
             }
             self.tick(fd, now)?;
-            let moved = if self.is_plain() { false } else { self.pull(fd, now)? };
+            let moved = if self.is_plain() { false } else { self.pull(fd, now, room)? };
             self.push_early(fd, now)?;
             if self.is_plain() {
                 self.show(now);
@@ -54,11 +65,20 @@ impl Stream {
         }
     }
 
-    /// Takes what is in the queue, as far as there are whole frames. Whether there were any.
-    fn pull(&mut self, fd: c_int, now: u64) -> Result<bool, c_int> {
+    /// Takes what is in the queue, as far as there are whole frames. Whether there were any. If the program has room for all that
+    /// can come of it nothing is left in the queue to tell of it, and it is taken out by the same call.
+    fn pull(&mut self, fd: c_int, now: u64, room: usize) -> Result<bool, c_int> {
+        if let Some(error) = self.flow.error().cloned() {
+            return Err(self.fail(fd, &error));
+        }
         with_window(|window| {
             let kept = self.carry.len();
             window[..kept].copy_from_slice(self.carry.as_slice());
+            let out =
+                self.flow.state() == State::Open && !self.flow.may_inflate() && room > kept + LEAST_TAKEN;
+            if out {
+                return self.take_out(fd, now, &mut window[..WINDOW.min(room)], kept);
+            }
             let place = kept..kept + WINDOW;
             let mut seen = match below::peek(fd, &mut window[place.clone()]) {
                 Ok(0) => return self.at_end(fd),
@@ -114,6 +134,35 @@ impl Stream {
             }
             Ok(consumed > 0)
         })
+    }
+
+    /// As [`Stream::pull`], out of the queue. `kept` bytes of the window are there already.
+    fn take_out(&mut self, fd: c_int, now: u64, window: &mut [u8], kept: usize) -> Result<bool, c_int> {
+        let seen = match below::receive_into(fd, &mut window[kept..]) {
+            Ok(0) => return self.at_end(fd),
+            Ok(got) => kept + got,
+            Err(Errno(libc::EAGAIN)) => {
+                self.need = self.flow.need(&window[..kept]).saturating_sub(kept).max(1);
+                return Ok(false);
+            }
+            Err(Errno(errno)) => return Err(errno),
+        };
+        let consumed = match self.flow.open(now, &window[..seen], &mut self.plain, usize::MAX) {
+            Ok(opened) => {
+                self.ended |= opened.end;
+                opened.consumed
+            }
+            // What has arrived undamaged is read first; the flow keeps the error.
+            Err(_) if !self.plain.is_empty() => return Ok(true),
+            Err(error) => return Err(self.fail(fd, &error)),
+        };
+        self.flow.transmit(now, &mut self.out);
+        let rest = &window[consumed..seen];
+        self.need = self.flow.need(rest).saturating_sub(rest.len()).max(1);
+        self.carry.clear();
+        self.carry.push(rest);
+        self.set_low_water(fd, if self.ended { 1 } else { self.need });
+        Ok(consumed > 0)
     }
 
     fn at_end(&mut self, fd: c_int) -> Result<bool, c_int> {
