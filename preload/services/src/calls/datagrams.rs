@@ -8,7 +8,7 @@ pub(super) use send::send;
 
 use super::UNTRACKED;
 use crate::datagrams::Datagrams;
-use crate::slot::Held;
+use crate::slot::{Held, Locked};
 use crate::{courier, errno, table};
 use core::ffi::c_int;
 use freena_preload_interface::outcome::Outcome;
@@ -21,9 +21,10 @@ fn hold(fd: c_int) -> Outcome<Held> {
     table::hold(fd).ok_or(UNTRACKED)
 }
 
-/// Has the courier look after a socket that needs it. Nothing is locked.
-fn look_after(fd: c_int, held: &Held) {
-    let wants = held.lock_any::<Datagrams>().is_ok_and(|mut it| it.wants_courier());
+/// Unlocks a socket, and has the courier look after it if it needs that.
+fn look_after(fd: c_int, mut it: Locked<'_, Datagrams>) {
+    let wants = it.wants_courier();
+    drop(it);
     if wants {
         courier::enrol(fd);
     }

@@ -78,8 +78,7 @@ unsafe fn turn(fd: c_int, message: &mut msghdr, buffers: &[iovec], flags: c_int)
             Err(error) => return Err(error.into()),
         }
     };
-    drop(it);
-    look_after(fd, &held);
+    look_after(fd, it);
     Ok(turn)
 }
 
@@ -112,16 +111,14 @@ unsafe fn take(
         // SAFETY: so many bytes were written; nobody else has the window.
         it.arrive(fd, unsafe { window.bytes(got) }, &from);
         if !it.has_message() {
-            drop(it);
-            look_after(fd, &held);
+            look_after(fd, it);
             return Ok(None);
         }
         // SAFETY: the caller's.
         let length = unsafe { it.hand_over(message, buffers, flags) };
         message.msg_controllen = taken.msg_controllen;
         message.msg_flags |= taken.msg_flags & (libc::MSG_CTRUNC | libc::MSG_CMSG_CLOEXEC);
-        drop(it);
-        look_after(fd, &held);
+        look_after(fd, it);
         Ok(Some(length))
     });
     // SAFETY: it is not used any more.

@@ -25,7 +25,7 @@ pub(crate) unsafe fn send(fd: c_int, message: &msghdr, buffers: &[iovec], flags:
         return Err(errno(if zero_copy { libc::ENOBUFS } else { libc::EOPNOTSUPP }));
     }
     let length: usize = buffers.iter().map(|it| it.iov_len).sum();
-    let since = sys::monotonic();
+    let mut since = None;
     loop {
         // SAFETY: the caller's.
         match unsafe { turn(fd, message, buffers, length, flags) }? {
@@ -36,7 +36,10 @@ pub(crate) unsafe fn send(fd: c_int, message: &msghdr, buffers: &[iovec], flags:
             Sent::Full if flags & MSG_DONTWAIT != 0 || below::is_nonblocking(fd) => {
                 return Err(errno(libc::EAGAIN));
             }
-            Sent::Full => wait(fd, libc::POLLOUT, libc::SO_SNDTIMEO, since, u64::MAX)?,
+            Sent::Full => {
+                let since = *since.get_or_insert_with(sys::monotonic);
+                wait(fd, libc::POLLOUT, libc::SO_SNDTIMEO, since, u64::MAX)?;
+            }
         }
     }
 }
@@ -72,11 +75,9 @@ unsafe fn turn(fd: c_int, message: &msghdr, buffers: &[iovec], length: usize, fl
             &gathered[..]
         }
     };
-    let sent = held
-        .lock_any::<Datagrams>()?
-        .send(fd, to.as_ref(), control, bytes, flags)
-        .map_err(|error| errno(Errno(error).0))?;
-    look_after(fd, &held);
+    let mut it = held.lock_any::<Datagrams>()?;
+    let sent = it.send(fd, to.as_ref(), control, bytes, flags).map_err(|error| errno(Errno(error).0))?;
+    look_after(fd, it);
     Ok(sent)
 }
 
