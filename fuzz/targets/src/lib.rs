@@ -4,6 +4,7 @@
 
 mod input;
 mod packets;
+mod quic;
 mod sctp;
 mod services;
 #[path = "../../../shm/ring/tests/support/mod.rs"]
@@ -11,6 +12,7 @@ mod support;
 mod tcp;
 
 pub use packets::{frame, reassembly, xdp_parse};
+pub use quic::quic_streams;
 pub use sctp::{sctp_messages, sctp_packets};
 pub use services::{service_datagram, service_stream};
 pub use tcp::{tcp_ops, tcp_segments};
@@ -23,7 +25,7 @@ use zerocopy::{FromBytes, IntoBytes};
 pub type Target = fn(&[u8]);
 
 /// All targets by name, which is also their folder in the corpus.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("ring_ops", ring_ops),
     ("config", config),
     ("frame", frame),
@@ -34,6 +36,7 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("tcp_ops", tcp_ops),
     ("sctp_packets", sctp_packets),
     ("sctp_messages", sctp_messages),
+    ("quic_streams", quic_streams),
     ("service_stream", service_stream),
     ("service_datagram", service_datagram),
 ];

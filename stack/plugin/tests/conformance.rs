@@ -371,3 +371,16 @@ suite!(
     idle_is_quiet,
     garbage_harms_nobody,
 );
+
+/// Its driver gives the port back then, and the kernel may choose it again at once.
+#[test]
+fn a_connection_of_quic_may_follow_one_that_is_released() {
+    let (mut pair, client, server) = Pair::established(quic(), Config::default());
+    (pair.stream(0, client).then_shut, pair.stream(1, server).then_shut) = (true, true);
+    pair.until(10, |pair| pair.hosts[0].streams[&client].closed && pair.hosts[1].streams[&server].closed);
+    pair.close(0, client);
+    pair.until(10, |pair| pair.hosts[0].streams[&client].released);
+    assert!(pair.hosts[0].engine.poll_timeout().is_some(), "late packets are still to be answered");
+    let again = pair.connect(4000);
+    pair.until(10, |pair| pair.hosts[0].streams[&again].connected && pair.hosts[1].accepted.len() == 2);
+}

@@ -288,6 +288,46 @@ fn where_quic_is_alone_nothing_is_plain() {
 }
 
 #[test]
+fn a_port_that_only_udp_has_in_use_is_named_and_nothing_is_half_open() {
+    with_quic("a_port_that_only_udp_has_in_use_is_named_and_nothing_is_half_open", |lab, near, far| {
+        let hold = format!(
+            "import socket, sys\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+             s.bind(('{NEAR4}', {PORT}))\nprint('held', flush=True)\nsys.stdin.read()"
+        );
+        let mut holds = lab.near(binaries::python());
+        holds.args(["-c", &hold]);
+        let mut holds = Program::start(holds);
+        assert_eq!(holds.line(), "held");
+        let listen = format!(
+            "import errno, socket\n\
+             try: s = socket.create_server(('{NEAR4}', {PORT}))\n\
+             except OSError as e: print(errno.errorcode[e.errno])\n\
+             else:\n    print('listens', flush=True)\n    s.accept()[0].sendall(b'by TCP')"
+        );
+        let words = format!("QUIC needs UDP port {PORT}: Address already in use");
+        // Alone it cannot be; with TCP beside it the kernel serves the peers that it can.
+        let mut refused = python(near, &listen);
+        refused.env("FREENA_LOG", "1");
+        let mut refused = Program::start(refused);
+        assert_eq!(refused.line(), "EPROTONOSUPPORT");
+        refused.expect_error(&words);
+        refused.succeed();
+        let mut serves = near.run_with("quic,tcp", binaries::python());
+        serves.args(["-c", &listen]).env("FREENA_LOG", "1");
+        let mut serves = Program::start(serves);
+        assert_eq!(serves.line(), "listens");
+        serves.expect_error(&words);
+        assert_eq!(near.status()["listeners"].as_array().map(Vec::len), Some(0), "nothing is half open");
+        let ask = format!("import socket\nprint(socket.create_connection(('{NEAR4}', {PORT})).recv(9))");
+        let mut asks = far.run_with("quic,tcp", binaries::python());
+        asks.args(["-c", &ask]);
+        assert_eq!(said(asks).trim(), "b'by TCP'");
+        serves.succeed();
+        holds.kill();
+    });
+}
+
+#[test]
 fn a_key_that_others_can_read_is_refused() {
     privileged("a_key_that_others_can_read_is_refused", || {
         let lab = Lab::new();

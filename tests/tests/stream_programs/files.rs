@@ -1,6 +1,6 @@
 //! Files over FTP and SSH: vsftpd with lftp and curl, OpenSSH.
 
-use crate::hosts::{Hosts, assert_same, noise, run, run_with, with_programs};
+use crate::hosts::{Hosts, assert_same, noise, run, run_with, with_programs, with_programs_over_all};
 use freena_tests::lab::NEAR4;
 use freena_tests::program::Program;
 use std::path::Path;
@@ -10,7 +10,7 @@ const LARGE: usize = 10 << 20;
 
 #[test]
 fn vsftpd_serves_lftp_and_curl() {
-    with_programs(
+    with_programs_over_all(
         "vsftpd_serves_lftp_and_curl",
         ["vsftpd", "lftp", "curl"],
         |hosts, [vsftpd, lftp, curl]| {

@@ -16,6 +16,10 @@ use std::time::{Duration, Instant};
 /// the test's.
 const NATIVE: &str = "FREENA_TEST_NATIVE";
 
+/// What carries the streams of programs on both hosts: `tcp`, which runs either host alone too, `sctp` or `quic`. Default: what each
+/// test says, mostly TCP.
+const PROTOCOL: &str = "FREENA_TEST_PROTOCOL";
+
 /// How long one command may take.
 const LIMIT: Duration = Duration::from_secs(45);
 
@@ -28,9 +32,49 @@ pub(crate) enum Under {
     Neither,
 }
 
+/// What carries streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    Tcp,
+    Sctp,
+    Quic,
+}
+
+impl Carrier {
+    /// What the environment chooses.
+    fn chosen() -> Option<Self> {
+        match std::env::var(PROTOCOL).as_deref() {
+            Err(_) => None,
+            Ok("tcp") => Some(Carrier::Tcp),
+            Ok("sctp") => Some(Carrier::Sctp),
+            Ok("quic") => Some(Carrier::Quic),
+            Ok(other) => panic!("{PROTOCOL}={other}, expected tcp, sctp or quic"),
+        }
+    }
+
+    /// For `freena run`.
+    fn protocols(self) -> &'static str {
+        match self {
+            Carrier::Tcp => "udp,tcp",
+            Carrier::Sctp => "sctp",
+            Carrier::Quic => "quic",
+        }
+    }
+
+    /// Its counters of one polling thread.
+    fn counters(self, worker: &Value) -> &Value {
+        match self {
+            Carrier::Tcp => &worker["tcp"],
+            Carrier::Sctp => &worker["protocols"]["132"],
+            Carrier::Quic => &worker["protocols"]["17"],
+        }
+    }
+}
+
 /// The hosts. By custom the near one serves and the far one asks.
 #[derive(Debug)]
 pub(crate) struct Hosts<'l> {
+    pub carrier: Carrier,
     pub lab: &'l Lab,
     pub near: Option<Server<'l>>,
     pub far: Option<Server<'l>>,
@@ -71,29 +115,73 @@ pub(crate) fn with_programs_under<const N: usize>(
     names: [&str; N],
     test: impl Fn(&Hosts, &[PathBuf; N]) + Send + Sync,
 ) {
+    let chosen = Carrier::chosen().unwrap_or(Carrier::Tcp);
+    with_programs_over(name, &[(chosen, arrangements)], names, test);
+}
+
+/// As [`with_programs`], and over the other protocols too, where the environment does not choose one.
+pub(crate) fn with_programs_over_all<const N: usize>(
+    name: &str,
+    names: [&str; N],
+    test: impl Fn(&Hosts, &[PathBuf; N]) + Send + Sync,
+) {
+    let all = [Carrier::Tcp, Carrier::Sctp, Carrier::Quic].into_iter();
+    let carriers = all.filter(|it| Carrier::chosen().is_none_or(|chosen| chosen == *it));
+    let both: &[Under] = &[Under::Both, Under::Near, Under::Far];
+    let carriers: Vec<_> = carriers.map(|carrier| (carrier, both)).collect();
+    with_programs_over(name, &carriers, names, test);
+}
+
+fn with_programs_over<const N: usize>(
+    name: &str,
+    carriers: &[(Carrier, &[Under])],
+    names: [&str; N],
+    test: impl Fn(&Hosts, &[PathBuf; N]) + Send + Sync,
+) {
     let Some(programs) = installed(names) else { return };
     let native = std::env::var_os(NATIVE).is_some_and(|value| value == "1");
-    let arrangements = if native { &[Under::Neither] } else { arrangements };
-    for under in arrangements {
-        privileged(&format!("{name}, under freena: {under:?}"), || {
-            let lab = Lab::new();
-            let hosts = Hosts {
-                lab: &lab,
-                near: matches!(under, Under::Both | Under::Near).then(|| lab.near_server()),
-                far: matches!(under, Under::Both | Under::Far).then(|| lab.far_server()),
-            };
-            say(&format!("{name}: {under:?}"));
-            test(&hosts, &programs);
-            hosts.assert_fast_and_clean();
-        });
+    let carriers = if native { &[(Carrier::Tcp, &[Under::Neither][..])] } else { carriers };
+    for (carrier, arrangements) in carriers {
+        // Of SCTP and QUIC the kernel has neither.
+        let possible = arrangements.iter().filter(|under| *carrier == Carrier::Tcp || **under == Under::Both);
+        for under in possible {
+            run_under(name, *carrier, *under, |hosts| test(hosts, &programs));
+        }
     }
+}
+
+fn run_under(name: &str, carrier: Carrier, under: Under, test: impl Fn(&Hosts) + Send + Sync) {
+    privileged(&format!("{name}, under freena: {under:?}, {carrier:?}"), || {
+        let lab = Lab::new();
+        let keys = if carrier == Carrier::Quic { keys(&lab) } else { Vec::new() };
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let hosts = Hosts {
+            carrier,
+            lab: &lab,
+            near: matches!(under, Under::Both | Under::Near).then(|| lab.near_server_with(&keys)),
+            far: matches!(under, Under::Both | Under::Far).then(|| lab.far_server_with(&keys)),
+        };
+        say(&format!("{name}: {under:?}, {carrier:?}"));
+        test(&hosts);
+        hosts.assert_fast_and_clean();
+    });
+}
+
+/// Arguments of servers that have and trust one key.
+fn keys(lab: &Lab) -> Vec<String> {
+    let folder = lab.path("keys");
+    let mut keygen = Command::new(binaries::freena("freena"));
+    keygen.args(["keygen", "--quic"]).arg(&folder);
+    let fingerprint = run(keygen);
+    std::fs::write(folder.join("trusted"), format!("* {fingerprint}\n")).expect("a file");
+    vec!["--quic".to_owned(), folder.to_str().expect("a name").to_owned()]
 }
 
 impl Hosts<'_> {
     /// A command on the near host, as the arrangement has it.
     pub(crate) fn near(&self, program: impl AsRef<OsStr>) -> Command {
         match &self.near {
-            Some(server) => server.run_with("udp,tcp", program),
+            Some(server) => server.run_with(self.carrier.protocols(), program),
             None => self.lab.near(program),
         }
     }
@@ -101,7 +189,7 @@ impl Hosts<'_> {
     /// A command on the far host.
     pub(crate) fn far(&self, program: impl AsRef<OsStr>) -> Command {
         match &self.far {
-            Some(server) => server.run_with("udp,tcp", program),
+            Some(server) => server.run_with(self.carrier.protocols(), program),
             None => self.lab.far(program),
         }
     }
@@ -136,14 +224,14 @@ impl Hosts<'_> {
             let Some(server) = server else { continue };
             // A test may have killed it.
             let Some(status) = server.program.is_alive().then(|| server.status()) else { continue };
-            let opened = counter(&status, "passive_opens") + counter(&status, "active_opens");
+            let opened = self.counter(&status, "passive_opens") + self.counter(&status, "active_opens");
             assert!(opened > 0, "{name}: no connection took the fast path: {status:#}");
             assert!(
-                counter(&status, "segments_in") > 0 && counter(&status, "segments_out") > 0,
+                self.counter(&status, "segments_in") > 0 && self.counter(&status, "segments_out") > 0,
                 "{name}: {status:#}"
             );
             assert_eq!(
-                counter(&status, "malformed") + counter(&status, "bad_checksum"),
+                self.counter(&status, "malformed") + self.counter(&status, "bad_checksum"),
                 0,
                 "{name}: {status:#}"
             );
@@ -156,10 +244,15 @@ impl Hosts<'_> {
         }
     }
 
+    /// A counter of the engine, over all workers.
+    fn counter(&self, status: &Value, name: &str) -> u64 {
+        entries(status, "workers").map(|worker| number(self.carrier.counters(worker), name)).sum()
+    }
+
     /// Segments that the near server has got and sent, if there is one.
     pub(crate) fn near_segments(&self) -> Option<(u64, u64)> {
         let status = self.near.as_ref()?.status();
-        Some((counter(&status, "segments_in"), counter(&status, "segments_out")))
+        Some((self.counter(&status, "segments_in"), self.counter(&status, "segments_out")))
     }
 
     /// A file of the lab's folder, which any user may read, with `len` bytes that do not repeat.
@@ -194,11 +287,6 @@ fn entries<'v>(status: &'v Value, list: &str) -> impl Iterator<Item = &'v Value>
 
 fn ends_with(entry: &Value, end: &str) -> bool {
     entry["local"].as_str().is_some_and(|local| local.ends_with(end))
-}
-
-/// A counter of the TCP engine, over all workers.
-pub(crate) fn counter(status: &Value, name: &str) -> u64 {
-    entries(status, "workers").map(|worker| number(&worker["tcp"], name)).sum()
 }
 
 /// Bytes that do not repeat, the same ones each time.

@@ -1,7 +1,7 @@
 //! What programs are written in: Python, Node.js, Java. The servers are those that come with the language, or that its
 //! users run.
 
-use crate::hosts::{Hosts, assert_same, noise, run, run_with, with, with_programs};
+use crate::hosts::{Hosts, assert_same, noise, run, run_with, with, with_programs, with_programs_over_all};
 use freena_tests::binaries::{python, script};
 use freena_tests::lab::NEAR4;
 use freena_tests::program::Program;
@@ -24,16 +24,22 @@ fn assert_serves(hosts: &Hosts, curl: &Path, wrk: &Path, path: &str) {
 
 #[test]
 fn python_http_server_serves() {
-    with_programs("python_http_server_serves", ["python3", "curl", "wrk"], |hosts, [_, curl, wrk]| {
-        hosts.file("www/large", noise(LARGE));
-        hosts.file("www/small", "a small file\n");
-        let mut command = hosts.near(python());
-        command.args(["-u", "-m", "http.server", "--bind", NEAR4, "--directory"]).arg(hosts.folder("www"));
-        let mut server = Program::start(with(command, &PORT.to_string()));
-        hosts.wait_for_port(PORT);
-        assert_serves(hosts, curl, wrk, "large");
-        assert!(server.is_running());
-    });
+    with_programs_over_all(
+        "python_http_server_serves",
+        ["python3", "curl", "wrk"],
+        |hosts, [_, curl, wrk]| {
+            hosts.file("www/large", noise(LARGE));
+            hosts.file("www/small", "a small file\n");
+            let mut command = hosts.near(python());
+            command
+                .args(["-u", "-m", "http.server", "--bind", NEAR4, "--directory"])
+                .arg(hosts.folder("www"));
+            let mut server = Program::start(with(command, &PORT.to_string()));
+            hosts.wait_for_port(PORT);
+            assert_serves(hosts, curl, wrk, "large");
+            assert!(server.is_running());
+        },
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! redis, memcached and PostgreSQL.
 
-use crate::hosts::{Hosts, assert_same, noise, run, run_with, with, with_programs};
+use crate::hosts::{Hosts, assert_same, noise, run, run_with, with, with_programs, with_programs_over_all};
 use freena_tests::binaries;
 use freena_tests::lab::NEAR4;
 use freena_tests::program::{PATIENCE, Program};
@@ -33,7 +33,7 @@ fn cli(hosts: &Hosts, program: &Path, arguments: &str) -> String {
 
 #[test]
 fn redis_keeps_values() {
-    with_programs(
+    with_programs_over_all(
         "redis_keeps_values",
         ["redis-server", "redis-cli", "redis-benchmark"],
         |hosts, programs| {

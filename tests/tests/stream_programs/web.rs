@@ -1,6 +1,9 @@
 //! Web servers and what asks them: nginx, haproxy, curl, wrk, h2load.
 
-use crate::hosts::{Hosts, Under, assert_same, run, run_with, with, with_programs, with_programs_under};
+use crate::hosts::{
+    Hosts, Under, assert_same, run, run_with, with, with_programs, with_programs_over_all,
+    with_programs_under,
+};
 use freena_tests::lab::{FAR4, NEAR4, NEAR6};
 use freena_tests::program::Program;
 use std::path::Path;
@@ -50,7 +53,7 @@ fn curl(hosts: &Hosts, curl: &Path, arguments: &str) -> Vec<u8> {
 
 #[test]
 fn nginx_serves_curl() {
-    with_programs("nginx_serves_curl", ["nginx", "curl"], |hosts, [nginx_, curl_]| {
+    with_programs_over_all("nginx_serves_curl", ["nginx", "curl"], |hosts, [nginx_, curl_]| {
         let (mut nginx, large) = nginx(hosts, hosts.near(nginx_), &listen());
         hosts.wait_for_port(PORT);
         for address in [NEAR4, &format!("[{NEAR6}]")] {

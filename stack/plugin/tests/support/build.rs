@@ -15,7 +15,11 @@ pub fn folder() -> Folder {
     static RUN: OnceLock<PathBuf> = OnceLock::new();
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let run = RUN.get_or_init(|| {
-        let run = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
+        // Runners that give each test a process of its own start several at once, each with the test's name.
+        let asked: String = std::env::args().skip(1).collect();
+        let asked: String = asked.chars().filter(|it| it.is_alphanumeric() || *it == '_').collect();
+        let run = format!("{}-{asked}", env!("CARGO_CRATE_NAME"));
+        let run = Path::new(env!("CARGO_TARGET_TMPDIR")).join(run);
         let _ = std::fs::remove_dir_all(&run);
         run
     });

@@ -113,7 +113,10 @@ impl Quic {
         room: u64,
         options: &Options,
     ) -> Result<Handle, ConnectError> {
-        if self.flows.contains_key(&flow) {
+        // One that the driver has forgotten may still have to answer late packets (RFC 9000 section 10.2): connection ids tell it from
+        // the new one.
+        let before = self.flows.get(&flow).and_then(|index| self.get(Handle(*index)));
+        if before.is_some_and(|it| !it.released) {
             return Err(ConnectError::InUse);
         }
         if self.is_full() {
