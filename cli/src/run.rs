@@ -33,6 +33,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(0..=10_000))]
     spin_us: Option<u32>,
 
+    /// Experimental: a program that waits by epoll looks at its connections itself while it does not sleep, for more requests
+    /// per second over many connections; not for programs with an epoll instance in each of several threads
+    #[arg(long)]
+    look: bool,
+
     /// Milliseconds that one of several protocols may take to answer before the next one is tried too; overrules the
     /// configuration
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(10..=60_000))]
@@ -69,6 +74,9 @@ pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
     let mut words = settings.0;
     if let Some(spin_us) = args.spin_us {
         words.push_str(&format!(" spin_us={spin_us}"));
+    }
+    if args.look {
+        words.push_str(" look=1");
     }
     if let Some(stagger_ms) = args.stagger_ms {
         words.push_str(&format!(" stagger_ms={stagger_ms}"));

@@ -126,6 +126,8 @@ next! {
         { early::select(count, read, write, except, timeout) }
     pselect(count: c_int, read: *mut fd_set, write: *mut fd_set, except: *mut fd_set, timeout: *const timespec,
         mask: *const sigset_t) -> c_int { early::pselect(count, read, write, except, timeout, mask) }
+    epoll_create(size: c_int) -> c_int { { let _ = size; raw!(SYS_epoll_create1, 0) } }
+    epoll_create1(flags: c_int) -> c_int { raw!(SYS_epoll_create1, flags) }
     epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int
         { raw!(SYS_epoll_ctl, epfd, op, fd, event) }
     epoll_wait(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: c_int) -> c_int

@@ -83,6 +83,9 @@ pub struct Settings {
     /// `spin_us=N`: how long to look again and again before sleeping, in microseconds, 0 to 10,000. Default 50. More
     /// costs processor time of an idle program, less costs latency.
     pub spin_us: u32,
+    /// `look=1`: a program that waits by epoll looks at its connections itself while it does not sleep, rather than being sent a
+    /// token for each arrival. Default 0: programs with an epoll instance in each of several threads (haproxy) have lost requests.
+    pub look: u32,
     /// `tx_size=N`: bytes of a transmit ring, 0 for the server's default.
     pub tx_size: u32,
     /// `rx_size=N`: bytes of a receive ring, 0 for the server's default.
@@ -101,6 +104,7 @@ impl Settings {
         connect: Carrier::Kernel,
         stagger_ms: 250,
         spin_us: 50,
+        look: 0,
         tx_size: 0,
         rx_size: 0,
         log: false,
@@ -128,6 +132,7 @@ impl Settings {
                 b"connect" => connect = Some(Carrier::parse(value)),
                 b"stagger_ms" => set(&mut parsed.stagger_ms, value, 60_000),
                 b"spin_us" => set(&mut parsed.spin_us, value, 10_000),
+                b"look" => set(&mut parsed.look, value, 1),
                 b"tx_size" => set(&mut parsed.tx_size, value, u32::MAX),
                 b"rx_size" => set(&mut parsed.rx_size, value, u32::MAX),
                 _ => {}

@@ -6,7 +6,7 @@ use core::ptr::{from_mut, from_ref, null};
 use freena_preload_control::next;
 use freena_preload_interface::outcome::{Outcome, Stop};
 use freena_preload_interface::select::Places;
-use freena_preload_interface::{epoll, poll, select};
+use freena_preload_interface::{epoll, poll, select, watch};
 use freena_preload_services::calls;
 use libc::{epoll_event, fd_set, nfds_t, pollfd, sigset_t, size_t, timespec, timeval};
 
@@ -84,20 +84,20 @@ hook! {
         };
     /// epoll_wait(2).
     fn epoll_wait(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: c_int) -> c_int
-        = epoll::wait(epfd, events, timeout == 0, |now| {
+        = epoll::wait(epfd, events, count, timeout == 0, |now| {
             // SAFETY: the program's.
             unsafe { next::epoll_wait(epfd, events, count, if now { 0 } else { timeout }) }
         });
     /// epoll_pwait(2).
     fn epoll_pwait(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: c_int, mask: *const sigset_t) -> c_int
-        = epoll::wait(epfd, events, timeout == 0, |now| {
+        = epoll::wait(epfd, events, count, timeout == 0, |now| {
             // SAFETY: the program's.
             unsafe { next::epoll_pwait(epfd, events, count, if now { 0 } else { timeout }, mask) }
         });
     /// epoll_pwait2(2).
     fn epoll_pwait2(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: *const timespec, mask: *const sigset_t)
         -> c_int
-        = epoll::wait(epfd, events, nanoseconds(timeout) == Some(0), |now| {
+        = epoll::wait(epfd, events, count, nanoseconds(timeout) == Some(0), |now| {
             // SAFETY: the program's.
             unsafe {
                 if now {
@@ -117,7 +117,13 @@ hook! {
 pub unsafe extern "C" fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
     // SAFETY: the pointer is the program's.
     let result = unsafe {
-        match crate::result::verdict(epoll::epoll_ctl(epfd, op, fd, event)) {
+        match crate::result::verdict(epoll::epoll_ctl(
+            epfd,
+            op,
+            fd,
+            event,
+            !freena_preload_services::opened::is_inserted(fd),
+        )) {
             crate::result::Verdict::Return(value) => value as c_int,
             crate::result::Verdict::Next => next::epoll_ctl(epfd, op, fd, event),
         }
@@ -126,6 +132,30 @@ pub unsafe extern "C" fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mu
         freena_preload_services::opened::watched(epfd, fd);
     }
     result
+}
+
+/// epoll_create(2).
+///
+/// # Safety
+/// That of the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn epoll_create(size: c_int) -> c_int {
+    // SAFETY: a plain number.
+    let epfd = unsafe { next::epoll_create(size) };
+    watch::created(epfd);
+    epfd
+}
+
+/// epoll_create1(2).
+///
+/// # Safety
+/// That of the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn epoll_create1(flags: c_int) -> c_int {
+    // SAFETY: a plain number.
+    let epfd = unsafe { next::epoll_create1(flags) };
+    watch::created(epfd);
+    epfd
 }
 
 /// select(2): Linux writes the time that is left into `timeout`.

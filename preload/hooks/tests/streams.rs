@@ -184,3 +184,63 @@ int main(void) {
     );
     server.wait_until_empty();
 }
+
+#[test]
+fn epoll_tells_what_it_would_of_kernel_sockets() {
+    let server = FakeServer::start();
+    python(
+        &server,
+        "
+IN, OUT, ET = select.EPOLLIN, select.EPOLLOUT, select.EPOLLET
+e = select.epoll(); all = [tcp(PEER) for _ in range(20)]; by = {s.fileno(): s for s in all}
+for s in all: s.setblocking(False); e.register(s, IN)
+assert e.poll(0) == []
+for turn in range(200):
+    for s in all: s.send(b'x' * 10)
+    left = dict.fromkeys(by, 10)
+    while left:
+        told = e.poll(5); assert told and len({f for f, _ in told}) == len(told)
+        for f, events in told:
+            assert events == IN, events
+            left[f] -= len(by[f].recv(99)); left[f] or left.pop(f)
+    assert e.poll(0) == [], 'nothing is told of what has been read'
+s = all[0]; f = s.fileno()
+raises(errno.EEXIST, e.register, s, IN)
+for _ in range(3):
+    e.modify(s, OUT); assert e.poll(5) == [(f, OUT)]
+    e.unregister(s); assert e.poll(0) == []; raises(errno.ENOENT, e.modify, s, IN)
+    e.register(s, IN); s.send(b'x'); assert e.poll(5) == [(f, IN)]; e.unregister(s)
+    assert e.poll(0.02) == []
+    e.register(s, IN); assert e.poll(5) == [(f, IN)]; s.recv(9)
+# Asleep: who sends is another thread.
+def later(): time.sleep(0.1); s.send(b'y')
+for _ in range(3):
+    t = threading.Thread(target=later); t.start(); assert e.poll(5) == [(f, IN)]; t.join(); assert s.recv(9) == b'y'
+# Edges: one for each arrival, also where older bytes lie unread.
+e.modify(s, IN | ET)
+for _ in range(3): s.send(b'z'); assert e.poll(5) == [(f, IN)]
+for _ in range(9): e.poll(0.01)
+assert e.poll(0.02) == []
+assert recvall(s, 3) == b'zzz'
+e.modify(s, IN | select.EPOLLONESHOT); s.send(b'o'); assert e.poll(5) == [(f, IN)]; assert e.poll(0.02) == []
+e.modify(s, IN); assert e.poll(5) == [(f, IN)]; s.recv(9)
+# The registration is the socket's: it lasts as long as any number.
+s = all[1]; f = s.fileno(); d = s.dup(); s.close(); d.send(b'd'); assert e.poll(5) == [(f, IN)]; d.recv(9); d.close()
+# A child, and whoever watches the instance, sees what the parent does.
+s = all[2]; f = s.fileno(); pid = os.fork()
+if pid == 0: os._exit(0 if e.poll(5) == [(f, IN)] else 1)
+time.sleep(0.1); s.send(b'c'); assert os.waitpid(pid, 0)[1] == 0; assert e.poll(5) == [(f, IN)]; s.recv(9)
+e = select.epoll(); s = tcp(PEER); e.register(s, IN); s.send(b'n'); assert e.poll(5) != []; s.recv(9)
+outer = select.epoll(); outer.register(e, IN); s.send(b'n'); assert outer.poll(5) != []; s.recv(9)
+e = select.epoll(); s = tcp(PEER); e.register(s, IN); s.send(b'n'); assert e.poll(5) != []; s.recv(9)
+s.send(b'p'); p = select.poll(); p.register(e, select.POLLIN); assert p.poll(5000) != []
+# Two threads that wait for one instance.
+e = select.epoll(); s = tcp(PEER); e.register(s, IN); seen = []
+ts = [threading.Thread(target=lambda: seen.append(e.poll(5))) for _ in range(2)]
+for t in ts: t.start()
+time.sleep(0.1); s.send(b't')
+for t in ts: t.join()
+assert seen == [[(s.fileno(), IN)]] * 2, seen
+",
+    );
+}

@@ -3,7 +3,7 @@
 use crate::outcome::{Error, Outcome, Reason, Stop};
 use crate::socket::{Held, Kind};
 use crate::table::{self, Entry};
-use crate::{companion, epoll, receive, send, stream, takeover, token};
+use crate::{companion, epoll, receive, send, stream, takeover, token, watch};
 use core::ffi::{c_int, c_uint};
 use core::sync::atomic::Ordering;
 use freena_preload_control::sys::{self, Errno};
@@ -55,6 +55,7 @@ pub fn close_range(first: c_uint, last: c_uint, flags: c_int) -> Outcome {
         // The library's own are close-on-exec anyway.
         return Err(Stop::Bypass(Reason::Untracked));
     }
+    watch::closed_range(first, last);
     table::tracked(first, last).for_each(forget);
     let mut from = first;
     while let Some(kept) = own::lowest_from(from).filter(|kept| *kept <= last) {
@@ -78,6 +79,7 @@ pub fn before_replace(old: c_int, new: c_int) -> Outcome {
     if own::is_own(old) {
         return Err(Error::Own.into());
     }
+    watch::closed(new);
     if own::is_own(new) {
         // The program may have the number. What was there is made anew when it is next needed.
         own::forget(new);
@@ -88,6 +90,7 @@ pub fn before_replace(old: c_int, new: c_int) -> Outcome {
 /// After a duplicate `new` of `old` was made.
 #[inline]
 pub fn duplicated(old: c_int, new: c_int) {
+    watch::give_up(old);
     if new < 0 || old == new || !(table::is_tracked(old) || table::is_tracked(new)) {
         return;
     }

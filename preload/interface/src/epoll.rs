@@ -4,7 +4,7 @@
 use crate::outcome::{Outcome, Reason, Stop};
 use crate::socket::Held;
 use crate::table::{self, Entry};
-use crate::{errors, token};
+use crate::{errors, token, watch};
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use freena_preload_control::sys::{self, Errno};
@@ -44,15 +44,16 @@ fn forget_one(registration: &Registration) {
     IN_USE.fetch_sub(1, Ordering::Relaxed);
 }
 
-/// epoll_ctl(2).
+/// epoll_ctl(2). `plain`: nothing is between the program and the socket.
 ///
 /// # Safety
 /// The pointer is the program's.
-pub unsafe fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> Outcome {
+pub unsafe fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_event, plain: bool) -> Outcome {
     match table::get(fd) {
         Entry::Untracked if op != EPOLL_CTL_DEL && settings::get().is_active() => {
             // SAFETY: the kernel checks the program's pointer.
             unsafe { sys::epoll_ctl(epfd, op, fd, event) }?;
+            watch::give_up(fd);
             // SAFETY: the kernel has just read it.
             if unsafe { event.as_ref() }.is_some_and(is_edge) && is_instance(fd, epfd) {
                 nest();
@@ -61,13 +62,20 @@ pub unsafe fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_eve
         }
         Entry::Untracked => Err(Stop::Bypass(Reason::Untracked)),
         Entry::Framework(_) => {
+            if plain
+                && let Some(held) = table::hold(fd)
+                // SAFETY: the caller's.
+                && let Some(done) = unsafe { watch::control(epfd, op, fd, &held, event) }
+            {
+                return done;
+            }
             // SAFETY: the kernel checks the program's pointer.
             unsafe { sys::epoll_ctl(epfd, op, fd, event) }?;
             if (op == EPOLL_CTL_ADD || op == EPOLL_CTL_MOD)
                 && let Some(held) = table::hold(fd)
             {
                 // SAFETY: the kernel has just read it.
-                watch(fd, &held, unsafe { event.as_ref() }.map_or(0, |event| event.events));
+                watched(fd, &held, unsafe { event.as_ref() }.map_or(0, |event| event.events));
             }
             Ok(0)
         }
@@ -107,7 +115,7 @@ fn nest() {
 }
 
 /// A framework socket is watched for `events`.
-pub(crate) fn watch(fd: c_int, held: &Held, events: u32) {
+pub(crate) fn watched(fd: c_int, held: &Held, events: u32) {
     if events & EPOLLET as u32 != 0 || NESTED.load(Ordering::Relaxed) {
         token::make_eager(fd, held);
     } else {
@@ -172,6 +180,7 @@ pub fn enter_again(fd: c_int) -> Option<u32> {
 
 /// A candidate, or an epoll instance, is closed.
 pub fn forget(fd: c_int) {
+    watch::closed(fd);
     if IN_USE.load(Ordering::Relaxed) != 0 {
         of(fd).for_each(forget_one);
         let gone =
@@ -183,10 +192,11 @@ pub fn forget(fd: c_int) {
 /// epoll_wait(2): looks a few times before it sleeps. `ask` is the call, with no time to wait if its argument says so.
 ///
 /// # Safety
-/// `events` are the program's, where `ask` puts what it finds.
+/// `events` are the program's, with room for `room`, where `ask` puts what it finds.
 pub unsafe fn wait(
     epfd: c_int,
     events: *mut epoll_event,
+    room: c_int,
     timeout_is_zero: bool,
     ask: impl Fn(bool) -> c_int,
 ) -> Outcome {
@@ -194,22 +204,38 @@ pub unsafe fn wait(
         return Err(Stop::Bypass(Reason::Untracked));
     }
     let before = sys::errno();
-    let mut ready = 0;
-    if !timeout_is_zero {
-        token::spin(|| {
-            ready = ask(true);
-            ready != 0
-        });
-    }
-    if ready == 0 {
-        ready = ask(timeout_is_zero);
-    }
+    let ask = |now| {
+        let ready = ask(now);
+        // SAFETY: the caller's: the kernel has filled in as many.
+        unsafe { correct(epfd, events, ready) };
+        ready
+    };
+    // SAFETY: the caller's.
+    let watched = unsafe { watch::wait(epfd, events, room, timeout_is_zero, &ask) };
+    let ready = watched.unwrap_or_else(|| {
+        let mut ready = 0;
+        if !timeout_is_zero {
+            token::spin(|| {
+                ready = ask(true);
+                ready != 0
+            });
+        }
+        if ready == 0 { ask(timeout_is_zero) } else { ready }
+    });
     if ready < 0 {
         let errno = sys::errno();
         sys::set_errno(before);
         return Err(sys::Errno(errno).into());
     }
-    // SAFETY: the caller's: the kernel has filled in as many.
+    Ok(ready as isize)
+}
+
+/// Puts right what the kernel has told.
+///
+/// # Safety
+/// There are so many events.
+unsafe fn correct(epfd: c_int, events: *mut epoll_event, ready: c_int) {
+    // SAFETY: the caller's.
     let ended = |index: c_int| unsafe { (&raw const (*events.add(index as usize)).events).read_unaligned() };
     if (0..ready).any(|index| ended(index) & (EPOLLHUP | EPOLLERR) as u32 != 0) {
         token::note_hang_up();
@@ -218,5 +244,4 @@ pub unsafe fn wait(
         // SAFETY: as above.
         errors::show(epfd, unsafe { core::slice::from_raw_parts_mut(events, ready as usize) });
     }
-    Ok(ready as isize)
 }

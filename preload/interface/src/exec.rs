@@ -5,7 +5,7 @@
 
 use crate::program::{self, Name};
 use crate::table::{self, Entry};
-use crate::{options, stream};
+use crate::{options, stream, watch};
 use core::ffi::{c_char, c_int};
 use freena_preload_control::{client, log, process, settings, sys};
 use freena_shm_abi::control::{Request, op};
@@ -17,6 +17,9 @@ use freena_shm_abi::control::{Request, op};
 pub unsafe fn before(name: Name, environment: *const *const c_char) {
     if !settings::get().is_active() || !table::tracked(0, u32::MAX).any(survives) {
         return;
+    }
+    if !process::is_vfork_child() {
+        watch::give_up_all();
     }
     // SAFETY: the caller's.
     if let Some(why) = unsafe { program::without(name, environment) } {

@@ -6,7 +6,7 @@
 //!   touch its rings;
 //! - [`takeover`]: how a kernel socket becomes one of the framework, and is found again after exec;
 //! - [`send`], [`receive`], [`ancillary`]: datagrams; [`stream`]: connections and listeners; [`token`]: readiness that the kernel can see;
-//! - [`poll`], [`select`], [`epoll`]: waiting;
+//! - [`poll`], [`select`], [`epoll`]: waiting; [`watch`]: looking instead of being woken;
 //! - [`names`], [`options`], [`companion`]: what the kernel's own socket knows;
 //! - [`descriptors`]: duplicates, flags, closing; [`exec`], [`spawn`], [`program`]: new programs.
 //!
@@ -37,6 +37,7 @@ pub mod stream;
 pub mod table;
 pub mod takeover;
 pub mod token;
+pub mod watch;
 
 use freena_preload_control::{next, process, settings};
 
@@ -51,6 +52,7 @@ pub unsafe fn start() {
     if !settings::get().is_active() {
         return;
     }
+    watch::start();
     process::start();
     if table::start() {
         takeover::adopt_inherited();

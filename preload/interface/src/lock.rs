@@ -40,6 +40,14 @@ pub fn acquire(word: &AtomicU32) -> Result<Guard<'_>, Error> {
     }
 }
 
+/// Takes a lock if nobody has it.
+#[inline]
+pub fn try_acquire(word: &AtomicU32) -> Option<Guard<'_>> {
+    let taken = word.compare_exchange(0, process::tid(), Ordering::Acquire, Ordering::Relaxed);
+    // Only then: a guard that is dropped gives the lock back.
+    taken.is_ok().then(|| Guard { word, inherited: false })
+}
+
 #[cold]
 fn wait(word: &AtomicU32, tid: u32) -> Result<Guard<'_>, Error> {
     for _ in 0..100 {
@@ -99,6 +107,15 @@ mod tests {
         });
         assert_eq!(counter.load(Ordering::Relaxed), 8000);
         assert_eq!(word.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn trying_in_vain_leaves_it_to_its_owner() {
+        let word = AtomicU32::new(0);
+        let guard = try_acquire(&word).expect("nobody has it");
+        assert!(try_acquire(&word).is_none() && try_acquire(&word).is_none());
+        drop(guard);
+        assert!(try_acquire(&word).is_some());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::outcome::{Error, Outcome, Reason, Stop};
 use crate::socket::Held;
-use crate::{errors, send, stream, table, token};
+use crate::{errors, send, stream, table, token, watch};
 use core::ffi::{c_int, c_short};
 use core::sync::atomic::Ordering;
 use freena_preload_control::next;
@@ -157,6 +157,10 @@ pub unsafe fn poll(
     sleep: impl Fn(Option<u64>) -> c_int,
 ) -> Outcome {
     let count = count as usize;
+    if watch::is_used() && !fds.is_null() {
+        // SAFETY: the caller's.
+        (0..count).for_each(|index| watch::give_up(unsafe { (*fds.add(index)).fd }));
+    }
     // SAFETY: the caller's.
     if fds.is_null() || !(0..count).any(|index| table::is_tracked(unsafe { (*fds.add(index)).fd })) {
         return Err(Stop::Bypass(Reason::Untracked));

@@ -2,7 +2,7 @@
 
 use crate::outcome::{Error, Outcome, Reason, Stop};
 use crate::poll::{discard_stale, hold, is_deaf, nap, prepare_one, readiness};
-use crate::{table, token};
+use crate::{table, token, watch};
 use core::ffi::{c_int, c_short};
 use core::ptr;
 use freena_preload_control::next;
@@ -150,6 +150,9 @@ pub unsafe fn select(
     }
     // SAFETY: the caller's.
     let wanted = unsafe { Sets::read(&places, count) };
+    if watch::is_used() {
+        wanted.members().for_each(watch::give_up);
+    }
     if !wanted.members().any(table::is_tracked) {
         return bypass;
     }

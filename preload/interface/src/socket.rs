@@ -6,13 +6,14 @@
 use crate::lock::{self, Guard};
 use crate::outcome::Error;
 use crate::stream;
+use crate::watch::Registration;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ops::Deref;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use freena_preload_control::route::{Query, Route};
-use freena_preload_control::{client, own};
+use freena_preload_control::{client, own, process};
 use freena_shm_abi::app::AppArea;
 use freena_shm_abi::socket::{MAX_RX_RINGS, SocketPage};
 use freena_shm_abi::stream::{ask, state};
@@ -75,6 +76,9 @@ pub struct Socket {
     written: AtomicU64,
     /// Ends that epoll instances had reported when it was last looked whether the server is there.
     hang_ups: AtomicU32,
+    /// How often the process had forked when it came.
+    forks: AtomicU32,
+    registration: Registration,
 }
 
 // SAFETY: `mapping` is written before `refs` becomes positive and dropped after it became zero; `route` is touched only
@@ -137,6 +141,8 @@ fn place(mapping: SocketMapping) -> Option<Held> {
     socket.peer_end.store(0, Ordering::Relaxed);
     socket.stream.store(stream, Ordering::Relaxed);
     socket.messages.store(messages, Ordering::Relaxed);
+    socket.forks.store(process::forks(), Ordering::Relaxed);
+    socket.registration.clear();
     socket.refs.store(1, Ordering::Release);
     Some(Held(socket))
 }
@@ -173,6 +179,12 @@ impl Socket {
             }
         }
         None
+    }
+
+    /// What an epoll instance is told of it.
+    #[inline]
+    pub(crate) fn registration(&self) -> &Registration {
+        &self.registration
     }
 
     /// Gives a reference back.
@@ -270,7 +282,18 @@ impl Held {
 
     /// Whether this is the only number and call in this process that uses the socket.
     pub fn is_last(&self) -> bool {
-        self.0.refs.load(Ordering::Relaxed) <= 2
+        self.0.refs.load(Ordering::Relaxed) <= 2 + u32::from(self.0.registration.is_listed())
+    }
+
+    /// How often the process had forked when the socket came.
+    pub(crate) fn forks(&self) -> u32 {
+        self.0.forks.load(Ordering::Relaxed)
+    }
+
+    /// What an epoll instance is told of it.
+    #[inline]
+    pub(crate) fn registration(&self) -> &Registration {
+        self.0.registration()
     }
 
     /// The state shared by all processes that hold the socket.

@@ -4,6 +4,7 @@
 //! every descriptor has, costs a hook one load and a comparison.
 
 use crate::socket::{self, Held, Kind, Socket};
+use crate::watch;
 use core::ffi::c_int;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -197,6 +198,7 @@ fn replace(fd: c_int, word: u64) {
         END.fetch_max(fd as u32 + 1, Ordering::Relaxed);
     }
     if let Entry::Framework(socket) = decode(place.swap(word, Ordering::AcqRel)) {
+        watch::released(fd, socket);
         socket.release();
     }
 }

@@ -324,7 +324,7 @@ fn install(
     replace(end, table::duplicates(candidate), |number, polled| {
         table::set_framework(number, held.clone());
         if let Some(events) = polled {
-            epoll::watch(number, &held, events);
+            epoll::watched(number, &held, events);
         }
     })
 }

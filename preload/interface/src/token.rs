@@ -11,9 +11,9 @@
 
 use crate::outcome::Error;
 use crate::socket::{Held, RxSide};
-use crate::{errors, stream};
+use crate::{errors, stream, watch};
 use core::ffi::c_int;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use freena_preload_control::{client, settings, sys};
 use freena_shm_abi::app::status;
 use freena_shm_abi::stream::state;
@@ -34,7 +34,7 @@ const FILL_TRIES: u32 = 8;
 /// More messages than an honest peer leaves in a queue.
 const TOKENS: u32 = 1024;
 /// How often to yield while a token that was announced is on its way.
-const TOKEN_TRIES: u32 = 50;
+const TOKEN_TRIES: u32 = 1000;
 
 /// How long a pause is asked to last; the kernel adds the timer's slack, by default 50 us (prctl(2)).
 const PAUSE_NANOSECONDS: i64 = 20_000;
@@ -176,7 +176,8 @@ fn thin(fd: c_int) {
 /// Whether the token has to be right at every moment, or at this one.
 fn is_wanted(held: &Held) -> bool {
     let app = held.app();
-    app.polled.load(Ordering::Relaxed) != 0 || app.rx_waiters.load(Ordering::Relaxed) != 0
+    app.rx_waiters.load(Ordering::Relaxed) != 0
+        || app.polled.load(Ordering::Relaxed) != 0 && !watch::attends(held)
 }
 
 /// Locks the receive rings.
@@ -202,8 +203,14 @@ pub fn lock_rx(fd: c_int, held: &Held) -> Result<RxSide<'_>, Error> {
 /// is known to hold one, whatever the word says. Returns whether something has arrived meanwhile.
 pub fn settle(fd: c_int, held: &Held, _side: &RxSide<'_>, force: bool) -> bool {
     let word = &held.page().rx_wake.0.token;
-    let state = word.load(Ordering::Relaxed);
-    let extra = held.app().status.load(Ordering::Relaxed) & status::EXTRA != 0;
+    let mut state = word.load(Ordering::Relaxed);
+    if state == wake::ARMED && watch::attends(held) && !is_wanted(held) {
+        // A token that nobody needs would be told as something to read, after that has been read without it.
+        state = if wake::disarm(word) { wake::SENT } else { wake::IDLE };
+        fence(Ordering::SeqCst);
+    }
+    let extra =
+        held.app().status.load(Ordering::Relaxed) & status::EXTRA != 0 && !held.registration().is_listed();
     if state == wake::SENT || force || extra {
         let taken = take_tokens(fd, held, state == wake::SENT);
         if taken && word.load(Ordering::Relaxed) == wake::SENT {
@@ -225,6 +232,17 @@ pub fn settle(fd: c_int, held: &Held, _side: &RxSide<'_>, force: bool) -> bool {
         message(fd, held, b"k");
     }
     arrived
+}
+
+/// No token is needed any more to wake who looks for events, only for others that wait.
+pub(crate) fn let_be(held: &Held) {
+    let (word, waiters) = (&held.page().rx_wake.0.token, &held.app().rx_waiters);
+    if waiters.load(Ordering::Relaxed) == 0 && !wake::disarm(word) {
+        fence(Ordering::SeqCst);
+        if waiters.load(Ordering::Relaxed) > 0 {
+            wake::arm(word);
+        }
+    }
 }
 
 /// Takes all messages out of the application end's queue; whether there was one.
@@ -285,11 +303,22 @@ pub fn arm(fd: c_int, held: &Held) -> Result<bool, Error> {
 
 /// The socket has been given to an epoll instance, or to something else that only the kernel sees.
 pub fn make_exact(fd: c_int, held: &Held) {
-    EPOLL_IN_USE.store(true, Ordering::Relaxed);
+    note_epoll();
     if stream::is_listener(held) {
         // Its queue is what the kernel sees.
         return;
     }
+    watch::never(held);
+    expect(fd, held);
+}
+
+/// A framework socket is given to an epoll instance.
+pub(crate) fn note_epoll() {
+    EPOLL_IN_USE.store(true, Ordering::Relaxed);
+}
+
+/// Makes the token right from now on.
+pub(crate) fn expect(fd: c_int, held: &Held) {
     held.app().polled.store(1, Ordering::SeqCst);
     let Ok(side) = lock_rx(fd, held) else { return };
     if held.has_data() || errors::is_pending(held) {

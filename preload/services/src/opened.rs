@@ -279,6 +279,12 @@ pub fn duplicated(old: c_int, new: c_int) {
     }
 }
 
+/// Whether services are inserted into what the program does with a descriptor.
+#[inline]
+pub fn is_inserted(fd: c_int) -> bool {
+    table::is_inserted(fd)
+}
+
 /// After epoll_ctl(2) has worked.
 #[inline]
 pub fn watched(epfd: c_int, fd: c_int) {

@@ -35,7 +35,7 @@ pub fn preload(command: &mut Command, control: &Path) {
     command
         .env("LD_PRELOAD", library())
         .env("FREENA_CONTROL", control)
-        .env("FREENA_SETTINGS", "v=1 datagram=udp stream=tcp spin_us=50 exec=1")
+        .env("FREENA_SETTINGS", "v=1 datagram=udp stream=tcp spin_us=50 look=1 exec=1")
         .env("FREENA_LOG", "1");
 }
 
