@@ -1,6 +1,7 @@
 //! `freena status`.
 
 use crate::{ControlArgs, control, flows};
+use freena_shm_abi::control::DEFAULT_PATH;
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
@@ -19,34 +20,40 @@ pub(crate) struct Args {
     metrics: bool,
 }
 
-/// Prints what the server tells of itself, and programs of their flows with services.
+/// Prints what the server tells of itself, and programs of their flows with services, which need no server.
 ///
 /// # Errors
-/// The server cannot be reached, and no program has services, which need none.
+/// The server cannot be reached, and was named, or no program has services either.
 pub(crate) fn run(args: &Args) -> miette::Result<ExitCode> {
+    let path = &args.control.control;
     if args.metrics {
-        print!("{}", control::metrics(&args.control.control)?);
+        print!("{}", control::metrics(path)?);
         return Ok(ExitCode::SUCCESS);
     }
     let programs = flows::all();
-    let mut status = match control::status(&args.control.control) {
-        Ok(text) => serde_json::from_str(&text)
-            .map_err(|error| miette::miette!("the status document is no JSON: {error}"))?,
-        Err(_) if !programs.is_empty() => json!({}),
-        Err(error) => return Err(error),
-    };
-    let server = status.get("version").is_some();
+    let server = control::status(path);
+    if let Err(error) = server {
+        if programs.is_empty() {
+            return Err(error);
+        }
+        if args.json {
+            println!("{}", json!({ "programs_with_services": flows::as_json(&programs) }));
+        } else {
+            println!("no freena-stack on {}", path.display());
+            flows::print(&programs);
+        }
+        let named = path.as_os_str() != DEFAULT_PATH;
+        return if named { Err(error) } else { Ok(ExitCode::SUCCESS) };
+    }
+    let mut status: Value = serde_json::from_str(&server?)
+        .map_err(|error| miette::miette!("the status document is no JSON: {error}"))?;
     if args.json {
         status["programs_with_services"] = flows::as_json(&programs);
         println!("{status}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    if server {
-        print(&status);
     } else {
-        println!("no freena-stack on {}", args.control.control.display());
+        print(&status);
+        flows::print(&programs);
     }
-    flows::print(&programs);
     Ok(ExitCode::SUCCESS)
 }
 

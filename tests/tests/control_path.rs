@@ -200,8 +200,7 @@ fn a_stranger_at_the_control_socket_is_not_trusted() {
         assert_eq!(stranger.line(), "got 0 bytes");
 
         let mut status = lab.near(freena_tests::binaries::freena("freena"));
-        // Flows with services, which other programs on the machine may have, are shown without a server: these are not.
-        status.args(["status", "--metrics", "--control"]).arg(&path);
+        status.args(["status", "--control"]).arg(&path);
         let output = output(status);
         // The words are set in lines, each behind a bar.
         let said = String::from_utf8_lossy(&output.stderr).replace('│', " ");

@@ -257,8 +257,7 @@ fn the_status_of_no_server_is_an_error_that_names_the_path() {
         let lab = Lab::new();
         let mut status = lab.near(binaries::freena("freena"));
         let path = lab.path("nobody");
-        // Flows with services, which other programs on the machine may have, are shown without a server: these are not.
-        status.args(["status", "--metrics", "--control"]).arg(&path);
+        status.args(["status", "--control"]).arg(&path);
         let output = output(status);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success());
