@@ -404,6 +404,8 @@ impl Control {
             // 0 where it is an option that has changed.
             let backlog = Some(request.backlog).filter(|it| *it > 0).map(|it| it.min(MAX_BACKLOG) as usize);
             self.tell_all(|| Command::Stream(Order::Relisten(key as ListenerKey, listening, backlog)));
+            // Who connects once the program has its answer finds the listener as it is now.
+            self.ask_all(Command::Sync);
         }
         let response = Response { verdict: verdict::FAST, socket_id: stream.id, ..Response::new() };
         Ok(Answer { response: named_stream(response, stream), fds: Vec::new() })
