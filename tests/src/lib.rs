@@ -7,3 +7,4 @@ pub mod netns;
 pub mod plugins;
 pub mod program;
 pub mod reach;
+pub mod wire;

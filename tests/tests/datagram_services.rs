@@ -3,9 +3,9 @@
 use freena_tests::binaries::{freena, python, script};
 use freena_tests::netns::privileged;
 use freena_tests::program::{Program, output};
+use freena_tests::wire::{capture, shows};
 use serde_json::Value;
 use std::net::UdpSocket;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -63,39 +63,6 @@ fn without(part: &[&str]) -> Program {
 fn start(mut command: Command, part: &[&str]) -> Program {
     command.arg("-u").arg(script("datagram_services.py")).args(part);
     Program::start(command)
-}
-
-/// Keeps all frames of the loopback of this thread's namespace.
-fn capture() -> Arc<Mutex<Vec<u8>>> {
-    let every = i32::from((libc::ETH_P_ALL as u16).to_be());
-    // SAFETY: plain numbers.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, every) };
-    assert!(fd >= 0, "{}", std::io::Error::last_os_error());
-    let room: libc::c_int = 64 << 20;
-    // SAFETY: the pointer is to a local of this length.
-    let forced = unsafe {
-        let length = size_of_val(&room) as libc::socklen_t;
-        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, (&raw const room).cast(), length)
-    };
-    assert_eq!(forced, 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: the descriptor is new, and nobody else's.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let keep = Arc::clone(&seen);
-    thread::spawn(move || {
-        let mut frame = vec![0u8; 70_000];
-        loop {
-            // SAFETY: the buffer has so many bytes.
-            let got = unsafe { libc::recv(socket.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), 0) };
-            let Ok(got) = usize::try_from(got) else { return };
-            keep.lock().expect("no panic").extend_from_slice(&frame[..got]);
-        }
-    });
-    seen
-}
-
-fn shows(seen: &Mutex<Vec<u8>>, words: &[u8]) -> bool {
-    seen.lock().expect("no panic").windows(words.len()).any(|it| it == words)
 }
 
 /// Carries datagrams between one client of a port and another port, and loses one of twenty.

@@ -5,11 +5,10 @@ use freena_tests::binaries::{freena, installed};
 use freena_tests::lab::{Lab, NEAR4};
 use freena_tests::netns::privileged;
 use freena_tests::program::{PATIENCE, Program, output};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use freena_tests::wire::{capture, shows};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,39 +17,6 @@ fn block(guide: &str, start: &str, end: &str) -> String {
     let from = guide.find(start).unwrap_or_else(|| panic!("docs/ftp.md has no {start}"));
     let rest = &guide[from..];
     rest[..rest.find(end).unwrap_or_else(|| panic!("docs/ftp.md has no {end} behind {start}"))].to_owned()
-}
-
-/// All frames that the interface of this thread's host sends and receives.
-fn capture() -> Arc<Mutex<Vec<u8>>> {
-    let every = i32::from((libc::ETH_P_ALL as u16).to_be());
-    // SAFETY: plain numbers.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, every) };
-    assert!(fd >= 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: the descriptor is new, and nobody else's.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let room: libc::c_int = 64 << 20;
-    let length = size_of_val(&room) as libc::socklen_t;
-    // SAFETY: the pointer is to a local of this length.
-    let forced = unsafe {
-        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, (&raw const room).cast(), length)
-    };
-    assert_eq!(forced, 0, "{}", std::io::Error::last_os_error());
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let keep = Arc::clone(&seen);
-    thread::spawn(move || {
-        let mut frame = vec![0u8; 70_000];
-        loop {
-            // SAFETY: the buffer has so many bytes.
-            let got = unsafe { libc::recv(socket.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), 0) };
-            let Ok(got) = usize::try_from(got) else { return };
-            keep.lock().expect("no panic").extend_from_slice(&frame[..got]);
-        }
-    });
-    seen
-}
-
-fn shows(seen: &Mutex<Vec<u8>>, words: &[u8]) -> bool {
-    seen.lock().expect("no panic").windows(words.len()).any(|it| it == words)
 }
 
 /// What compresses well, and a line of it that the wire must not show.

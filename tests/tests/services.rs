@@ -3,6 +3,7 @@
 use freena_tests::binaries::{freena, installed, python, script};
 use freena_tests::netns::privileged;
 use freena_tests::program::{PATIENCE, Program, output};
+use freena_tests::wire::shows;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -89,10 +90,6 @@ fn wire(from: u16, to: u16) -> Arc<Mutex<Vec<u8>>> {
         }
     });
     seen
-}
-
-fn shows(seen: &Mutex<Vec<u8>>, words: &[u8]) -> bool {
-    seen.lock().expect("no panic").windows(words.len()).any(|it| it == words)
 }
 
 /// Programs' threads share this thread's namespace.
